@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 from typing import TypeAlias
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -54,6 +55,32 @@ def write_whole(path: PathLike, content: Part | Iterable[Part], keep: int = 1) -
                 file.flush()
                 os.fsync(file.fileno())
             _put_in_place(target, written, keep)
+    _flush_folder(target)
+
+
+@contextmanager
+def whole_folder(path: PathLike) -> Iterator[Path]:
+    """Make a folder that is complete or not there at all.
+
+    The ``with`` gets an empty folder beside it, to fill, which has the name `path` afterwards. If
+    the block raises, the folder beside it is removed with all that it holds.
+
+    Raises:
+        FileExistsError: something has this name, before or afterwards.
+        OSError: the folder cannot be made.
+    """
+    target = Path(path)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "is there already, and would be replaced", os.fspath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{token_hex(ASIDE)}")
+    try:
+        aside.mkdir()
+        yield aside
+        os.rename(aside, target)
+    except BaseException:
+        rmtree(aside, ignore_errors=True)
+        raise
     _flush_folder(target)
 
 

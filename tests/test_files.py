@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from gpunet import files
-from gpunet.files import previous, remove_leftovers, versions, write_whole
+from gpunet.files import previous, remove_leftovers, versions, whole_folder, write_whole
 
 
 @pytest.fixture
@@ -256,3 +256,51 @@ def test_a_pipe_is_written_in_place():
     assert os.read(reading, 10) == b"ab"
     for end in (reading, writing):
         os.close(end)
+
+
+# ---- folders
+
+
+def test_a_folder_is_complete_or_not_there(tmp_path):
+    target = tmp_path / "deep" / "made"
+    with whole_folder(target) as aside:
+        (aside / "inner").mkdir()
+        (aside / "inner" / "a").write_bytes(b"a")
+        assert not target.exists()
+    assert (target / "inner" / "a").read_bytes() == b"a"
+
+    def stop():
+        with whole_folder(tmp_path / "deep" / "other") as aside:
+            (aside / "b").write_bytes(b"b")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert os.listdir(tmp_path / "deep") == ["made"]
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_folder_replaces_nothing(tmp_path, early, kind):
+    target = tmp_path / "made"
+
+    def appear():
+        if kind == "file":
+            target.write_bytes(b"there")
+        elif kind == "folder":
+            target.mkdir()
+            (target / "a").write_bytes(b"there")
+        else:
+            target.symlink_to("nowhere")
+
+    def make():
+        with whole_folder(target) as aside:
+            (aside / "a").write_bytes(b"new")
+            appear()
+
+    if early:
+        appear()
+    with pytest.raises(OSError, match="made"):
+        make()
+    assert os.listdir(tmp_path) == ["made"]
+    assert kind == "link" or (target / "a" if kind == "folder" else target).read_bytes() == b"there"

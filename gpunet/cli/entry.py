@@ -16,6 +16,7 @@ from gpunet.cli.checkpoints import EVAL, PREDICT
 from gpunet.cli.export import EXPORT
 from gpunet.cli.kernels import KERNELS
 from gpunet.cli.reports import INFO, SUMMARY
+from gpunet.cli.shards import SHARDS
 from gpunet.cli.train import TRAIN
 from gpunet.distributed.launch import end_world
 from gpunet.errors import BackendError
@@ -90,6 +91,7 @@ COMMANDS = (
     EVAL,
     PREDICT,
     EXPORT,
+    SHARDS,
     SUMMARY,
     INFO,
     KERNELS,

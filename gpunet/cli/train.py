@@ -36,7 +36,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = f"An option that is not given takes the value of the data set's recipe. {_folder_recipe()}"
     add = parser.add_argument
     names = ", ".join(recipes.DATASETS)
-    folders = f"{names}, or a folder of CLASS/ folders of images; default digits"
+    folders = f"{names}, or a folder of CLASS/ folders of images, or of gpunet shards' files; default digits"
     add("--dataset", metavar="NAME|FOLDER", help=folders)
     own = f"{', '.join(recipes.MODELS)}, or a function of yours, which is given the images' shape and how many classes"
     add("--model", metavar="NAME|MODULE:FUNCTION", help=f"{own}; default cnn")

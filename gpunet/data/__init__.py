@@ -13,6 +13,8 @@ from gpunet.data.readers.folders import *
 from gpunet.data.readers.masks import *
 from gpunet.data.readers.nuclei import *
 from gpunet.data.readers.omniglot import *
+from gpunet.data.readers.shard_writing import *
+from gpunet.data.readers.shards import *
 from gpunet.data.readers.standard import *
 from gpunet.data.readers.voc import *
 from gpunet.data.sampling import *

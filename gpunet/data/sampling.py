@@ -7,10 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet import random
-from gpunet.data.datasets import checked_seed
+from gpunet.data.datasets import Dataset, Subset, checked_seed
 from gpunet.geometry import checked_int, positive_int
 
-__all__ = ["WeightedRandomSampler", "balanced_weights"]
+__all__ = ["ShuffleBuffer", "WeightedRandomSampler", "balanced_weights"]
+
+SHARDS, SLOTS, REST = 1, 2, 3
+"""The calls of the streams of `ShuffleBuffer`; the loaders' own orders have 0."""
 
 
 class Sampler(Protocol):
@@ -70,6 +73,69 @@ class WeightedRandomSampler:
         with np.errstate(divide="ignore"):
             times = np.log(-np.log1p(-random.uniform(stream, len(self.weights)))) - np.log(self.weights)
         return np.argsort(times, kind="stable")[: self.num_samples]
+
+
+class ShuffleBuffer:
+    """Shuffles the samples of shards so that neighbours in a file are taken at nearly the same time.
+
+    The shards come in a random order. Their samples go through a buffer: it is filled with the
+    first `size` samples; then each further sample takes the place of a random one, which comes out;
+    at the end the rest comes out in random order. So a sample waits in the buffer while `size`
+    others arrive, on average, and comes fewer than `size` places earlier than without a buffer.
+    With a size of 1, samples keep their order within a shard; with that of the data set, any order
+    is equally likely.
+
+    The buffer holds positions, not images: it costs 8 bytes for each, and a loader that goes on
+    within an epoch takes the very batches that were left. Epoch e draws from the streams
+    ``Stream(seed, PURPOSES["shuffle"], call=c, epoch=e)`` with c = 1 for the order of the shards, 2
+    for the places in the buffer and 3 for the rest.
+
+    Args:
+        dataset: an `ImageShards`, or a `Subset` of one, also of a `Subset`.
+        size: samples in the buffer, at least 1.
+    Raises:
+        ValueError: a size out of range.
+        TypeError: a size that is no integer, or a data set without shards.
+    """
+
+    def __init__(self, dataset: Dataset, size: int = 10_000) -> None:
+        self.size = positive_int("ShuffleBuffer", "size", size)
+        self._shards = _shard_of_each(dataset)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The positions that one epoch takes, in their order: int64 (len(self),)."""
+        shards, slots, rest = (
+            random.Stream(seed, random.PURPOSES["shuffle"], call=call, epoch=epoch) for call in (SHARDS, SLOTS, REST)
+        )
+        rank = np.argsort(random.permutation(shards, int(self._shards.max()) + 1))
+        arriving = np.argsort(rank[self._shards], kind="stable")
+        size = min(self.size, len(self))
+        drawn = (random.uniform(slots, len(self) - size) * size).astype(np.int64)
+        # The place in the buffer that each sample takes. It comes out when the next one takes that place.
+        places = np.concatenate([np.arange(size), drawn])
+        by_place = np.argsort(places, kind="stable")
+        last = np.append(np.diff(places[by_place]) > 0, True)
+        out = np.empty(len(self), np.int64)
+        pushed, pushing = by_place[:-1][~last[:-1]], by_place[1:][~last[:-1]]
+        out[pushing - size] = arriving[pushed]
+        left = by_place[last]
+        out[len(self) - size :] = arriving[left[random.permutation(rest, size)]]
+        return out
+
+
+def _shard_of_each(dataset: Dataset) -> np.ndarray:
+    """The number of the shard that each sample lies in, int64 (N,)."""
+    if isinstance(dataset, Subset):
+        return _shard_of_each(dataset.dataset)[dataset.indices]
+    counts = getattr(dataset, "samples_per_shard", None)
+    if counts is None:
+        raise TypeError(
+            f"ShuffleBuffer: dataset must be an ImageShards or a Subset of one, got {type(dataset).__name__}"
+        )
+    return np.repeat(np.arange(len(counts)), counts)
 
 
 def balanced_weights(labels: Any) -> np.ndarray:

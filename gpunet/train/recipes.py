@@ -15,6 +15,7 @@ from gpunet import functional as F
 from gpunet.backends.contract import Backend
 from gpunet.data.readers.download import Root
 from gpunet.data.readers.folders import match_classes, split_folders
+from gpunet.data.readers.shards import shard_splits
 from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
 
@@ -26,6 +27,9 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "muon")
 SCHEDULES = ("onecycle", "cosine", "constant")
 TEST_SHARE = 0.2
 """The share of a folder's images that is kept to test on, if the folder has no split for that."""
+
+HOLD_OUT_SEEDS = {"test": 0, "validate": 1}
+"""The seeds by which images of shards are held out, whatever the seed of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,22 +178,43 @@ def load_splits(
 
 def _folder_splits(name: str, valid: float, **reading: Any) -> Splits:
     folder = _folder(name)
-    parts = split_folders(folder)
+    parts, read, hold_out = _layout(folder)
     if parts and "train" not in parts:
         raise ValueError(f"data set {name} has no split train/ to train on but {', '.join(parts)}")
-    whole = data.ImageFolder(parts.get("train", folder), **reading)
+    whole = read(parts.get("train", folder), **reading)
     if len(whole.classes) < 2:
         raise ValueError(f"data set {name} holds one class, {whole.classes[0]}, but training takes at least two")
-    read: Any = partial(data.ImageFolder, classes=whole.classes, **reading)
-    others: dict[str, Any] = {name: read(path) for name, path in parts.items() if name != "train"}
-    train: data.ImageFolder | data.Subset = whole
+    others: dict[str, Any] = {
+        name: read(path, classes=whole.classes, **reading) for name, path in parts.items() if name != "train"
+    }
+    train: Any = whole
     if "test" not in others:
-        train, others["test"] = data.stable_split(train, TEST_SHARE)
+        train, others["test"] = hold_out(train, TEST_SHARE)
     if valid and "valid" in others:
         raise ValueError(f"data set {name} has a split {parts['valid'].name}/, so that --valid has nothing to hold out")
     if valid:
-        train, others["valid"] = data.stable_split(train, valid, "validate")
+        train, others["valid"] = hold_out(train, valid, "validate")
     return Splits(train, others.get("valid"), others["test"])
+
+
+def _layout(folder: Path) -> tuple[dict[str, Path], Callable[..., Any], Callable[..., tuple[Any, Any]]]:
+    """(the folders of the splits, what reads one of them, what holds out a share of one)."""
+    if shards := shard_splits(folder):
+        return shards, _read_shards, _hold_out
+    return split_folders(folder), data.ImageFolder, data.stable_split
+
+
+def _read_shards(folder: Path, unreadable: str = "warn", **reading: Any) -> data.ImageShards:
+    """The shards of a folder; images are decoded beforehand only if all must be readable, since
+    `write_shards` takes images that have been decoded once, and these may be many."""
+    return data.ImageShards(folder, unreadable="raise" if unreadable == "raise" else "later", **reading)
+
+
+def _hold_out(dataset: Any, share: float, purpose: str = "test") -> tuple[data.Subset, data.Subset]:
+    """A random share, which depends on the number of images alone, so that ``gpunet eval`` finds the
+    images on which ``gpunet train`` has not trained."""
+    kept, held_out = data.random_split(dataset, [1 - share, share], seed=HOLD_OUT_SEEDS[purpose])
+    return kept, held_out
 
 
 def load_dataset(name: str, **options: Any) -> tuple[Any, Any]:
@@ -215,12 +240,12 @@ def load_test(
         images, own = test.arrays
         return data.ArrayDataset(images, labels[own], classes=classes)
     folder = _folder(name)
-    parts = split_folders(folder)
+    parts, read, hold_out = _layout(folder)
     chosen = parts.get("test", parts.get("train", folder))
     if parts and not {"train", "test"} & set(parts):
         raise ValueError(f"data set {name} has neither a split test/ nor train/ but {', '.join(parts)}")
-    whole = data.ImageFolder(chosen, size=size, classes=classes, **reading)
-    return whole if "test" in parts else data.stable_split(whole, TEST_SHARE)[1]
+    whole = read(chosen, size=size, classes=classes, **reading)
+    return whole if "test" in parts else hold_out(whole, TEST_SHARE)[1]
 
 
 def _public(name: str, split: str, root: Root) -> data.ArrayDataset:
@@ -285,7 +310,11 @@ def make_loaders(recipe: Recipe, train: Any, *others: Any, backend: Backend | No
     if recipe.flip:
         steps.append(data.RandomHorizontalFlip())
     make = data.DataLoader if backend is None else partial(data.DeviceLoader, backend=backend)
-    first = make(train, recipe.batch_size, shuffle=True, transform=data.Compose([*steps, normalize]))
+    whole = train
+    while isinstance(whole, data.Subset):
+        whole = whole.dataset
+    order = {"sampler": data.ShuffleBuffer(train)} if isinstance(whole, data.ImageShards) else {"shuffle": True}
+    first = make(train, recipe.batch_size, transform=data.Compose([*steps, normalize]), **order)
     return first, *(make(each, 256, transform=normalize) for each in others)
 
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -269,28 +269,47 @@ def check_readable(
     Raises:
         ValueError: unreadable images, if they are to raise or if there are no others.
     """
-    if unreadable not in UNREADABLE:
-        raise ValueError(f"{operation}: unreadable is {unreadable!r} but takes {', '.join(UNREADABLE)}")
-    if unreadable == "later":
+    if checked_unreadable(operation, unreadable) == "later":
         return np.ones(len(paths), bool)
 
     def fault(path: Path) -> str:
-        try:
-            read_image(path, grey=grey, background=background)
-        except ValueError as error:
-            return str(error)
-        return ""
+        return fault_of(path, grey, background)
 
     faults = list(track(in_threads(fault, paths), "checking images", "image", len(paths)))
-    wrong = [(path, said) for path, said in zip(paths, faults, strict=True) if said]
+    return keep_readable(operation, list(zip(paths, faults, strict=True)), unreadable)
+
+
+def checked_unreadable(operation: str, unreadable: str) -> str:
+    """The argument `unreadable` of `ImageFolder`; ValueError for any other value."""
+    if unreadable not in UNREADABLE:
+        raise ValueError(f"{operation}: unreadable is {unreadable!r} but takes {', '.join(UNREADABLE)}")
+    return unreadable
+
+
+def fault_of(file: Path | BinaryIO, grey: bool, background: Background) -> str:
+    """Why an image cannot be read, "" if it can."""
+    try:
+        read_image(file, grey=grey, background=background)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def keep_readable(operation: str, checked: Sequence[tuple[object, str]], unreadable: str) -> np.ndarray:
+    """Which images can be read, bool (N,), of (the image's name, what `fault_of` said) of each.
+
+    Raises:
+        ValueError: unreadable images, if they are to raise or if there are no others.
+    """
+    wrong = [(name, said) for name, said in checked if said]
     if wrong:
         reason = wrong[0][1].removeprefix("read_image: ")
-        others = f"; also {listed(str(path) for path, _ in wrong[1:])}" if wrong[1:] else ""
-        counted = f"{operation}: {len(wrong)} of {len(paths)} images cannot be read"
-        if unreadable == "raise" or len(wrong) == len(paths):
+        others = f"; also {listed(str(name) for name, _ in wrong[1:])}" if wrong[1:] else ""
+        counted = f"{operation}: {len(wrong)} of {len(checked)} images cannot be read"
+        if unreadable == "raise" or len(wrong) == len(checked):
             raise ValueError(f"{counted}: {reason}{others}")
         warn(f"{counted} and are left out: {reason}{others}")
-    return np.array([not said for said in faults], bool)
+    return np.array([not said for _, said in checked], bool)
 
 
 def checked_folder(operation: str, argument: str, value: str | os.PathLike[str]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from numbers import Integral
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -35,7 +35,7 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR = 258, 262, 284
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     size: tuple[int, int] | None = None,
     grey: bool = False,
     *,
@@ -52,6 +52,7 @@ def read_image(
     eighth of its own size, which takes a fraction of the time, and scaled from there.
 
     Args:
+        path: the file's path, or an open file that can seek.
         size: (height, width) in pixels to scale to (bilinear, antialiased) after blending; the
             file's own size if None.
         grey: whether to take the luma instead of red, green and blue.
@@ -131,7 +132,7 @@ def _upright(pixels: Any, image: Any) -> Any:
     return ImageOps.exif_transpose(pixels)
 
 
-def _opaque(image: Any, path: str | os.PathLike[str], background: tuple[int, int, int]) -> Any:
+def _opaque(image: Any, path: str | os.PathLike[str] | BinaryIO, background: tuple[int, int, int]) -> Any:
     """The file's picture in one of Pillow's modes of 8 bits per channel, without transparency."""
     few = _FEW_BITS.get(_raw_mode(image), 1)
     deep = _grey_levels(image) if image.mode.startswith(("I", "F")) else _colour_levels(image, path)
@@ -182,7 +183,7 @@ def _grey_levels(image: Any) -> tuple[np.ndarray, int]:
     return np.concatenate([levels, full * (levels != transparent)], axis=-1), full
 
 
-def _colour_levels(image: Any, path: str | os.PathLike[str]) -> tuple[np.ndarray, int] | None:
+def _colour_levels(image: Any, path: str | os.PathLike[str] | BinaryIO) -> tuple[np.ndarray, int] | None:
     """(levels (H, W, C), the largest level) of an image of 16-bit channels; None for others.
 
     An even C includes opacity.
