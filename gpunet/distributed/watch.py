@@ -12,7 +12,7 @@ import hmac
 import json
 import os
 import secrets
-import select
+import selectors
 import socket
 import sys
 import threading
@@ -57,7 +57,7 @@ class Place:
         return {"host": self.host, "at": self.at, "waits": waits, "left": self.left}
 
 
-@dataclass
+@dataclass(eq=False)
 class Peer:
     """The other end of a connection."""
 
@@ -171,8 +171,7 @@ class Centre(Watch):
 
     def _turn(self) -> bool:
         heard = {peer.socket: peer for peer in (*self._peers, *self._new)}
-        ready, _, _ = select.select([self._server, *heard], [], [], BEAT)
-        for one in ready:
+        for one in _readable([self._server, *heard]):
             if one is self._server:
                 self._new.append(Peer(self._server.accept()[0]))
                 self._new[-1].socket.setblocking(False)
@@ -180,6 +179,7 @@ class Centre(Watch):
                 self._admit(peer)
             elif not self._hear(peer):
                 self._peers.remove(peer)
+                peer.socket.close()
         self._speak()
         for peer in self._peers:
             self._check_heard(peer, SILENT)
@@ -188,14 +188,18 @@ class Centre(Watch):
 
     def _admit(self, peer: Peer) -> None:
         """Take a new peer in, if it knows the password."""
-        words = peer.read()
-        if words == []:
-            return
+        try:
+            words = peer.read()
+            if words == []:
+                return
+            first = words[0] if words else {}
+            if hmac.compare_digest(str(first.get("password")), self._password):
+                peer.rank, peer.word = int(first["rank"]), {**peer.word, "host": first["host"]}
+                self._peers.append(peer)
+        except (ValueError, AttributeError):  # a stranger, such as a scanner of ports
+            pass
         self._new.remove(peer)
-        if words and hmac.compare_digest(str(words[0].get("password")), self._password):
-            peer.rank, peer.word = int(words[0]["rank"]), {**peer.word, "host": words[0]["host"]}
-            self._peers.append(peer)
-        else:
+        if peer not in self._peers:
             peer.socket.close()
 
     def _check_waiting(self) -> None:
@@ -239,12 +243,19 @@ class Spoke(Watch):
         self._start()
 
     def _turn(self) -> bool:
-        ready, _, _ = select.select([self._centre.socket], [], [], BEAT)
-        if ready and not self._hear(self._centre):
+        if _readable([self._centre.socket]) and not self._hear(self._centre):
             return False
         self._speak()
         self._check_heard(self._centre, self._silent)
         return True
+
+
+def _readable(sockets: list[socket.socket]) -> list[socket.socket]:
+    """The sockets on which something has come, after a beat at the latest; there may be thousands."""
+    with selectors.DefaultSelector() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(BEAT) if isinstance(key.fileobj, socket.socket)]
 
 
 def _show_stack() -> None:

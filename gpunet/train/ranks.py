@@ -69,7 +69,7 @@ def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
     if not buffers:
         return
     backend = buffers[0].backend
-    flat = np.concatenate([buffer.numpy().ravel() for buffer in buffers]) * np.float32(weight)
+    flat = np.concatenate([buffer.numpy().ravel() for buffer in buffers]) * weight
     ranks.add(flat)
     ends = np.cumsum([buffer.size for buffer in buffers])
     for buffer, mean in zip(buffers, np.split(flat, ends[:-1]), strict=True):

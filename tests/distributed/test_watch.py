@@ -1,0 +1,119 @@
+"""The watch of the ranks, with all of them in one process."""
+
+import socket
+import time
+
+import pytest
+
+from gpunet.distributed import watch
+from gpunet.distributed.watch import Centre, Place, Spoke
+
+MADE = []
+
+
+class Ended(Exception):  # noqa: N818
+    pass
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(watch, "BEAT", 0.05)
+    monkeypatch.setattr(watch, "SILENT", 0.5)
+    monkeypatch.setattr(watch, "LEFT", 0.3)
+
+
+@pytest.fixture
+def reasons(monkeypatch):
+    """The reasons for which somebody has ended the run; the thread that does ends, too."""
+    found = []
+
+    def run(self):
+        while not found:
+            try:
+                if not self._turn():
+                    return
+            except Ended:
+                return
+
+    monkeypatch.setattr(watch.Watch, "_run", run)
+    MADE.clear()
+    yield found
+    found.append("the end of the test")
+    time.sleep(0.2)  # until the threads have ended
+    for each in MADE:
+        for peer in each._peers:
+            peer.socket.close()
+    MADE[0]._server.close()
+
+
+def watched(reasons, size=3):
+    def abort(reason):
+        reasons.append(reason)
+        raise Ended
+
+    places = [Place(f"host{rank}") for rank in range(size)]
+    centre = Centre(places[0], abort, size)
+    address = (socket.gethostname(), *centre.address[1:])
+    spokes = [Spoke(place, abort, rank, address) for rank, place in enumerate(places[1:], 1)]
+    MADE.extend([centre, *spokes])
+    return places, centre, spokes
+
+
+def waited(found, seconds=3.0):
+    """What is found before the time is up."""
+    end = time.monotonic() + seconds
+    while not found and time.monotonic() < end:
+        time.sleep(0.02)
+    return found[0] if found else None
+
+
+def test_ranks_that_speak_are_left_alone(reasons):
+    watched(reasons)
+    time.sleep(1.2)
+    assert reasons == []
+
+
+def test_a_connection_that_closes_is_a_death(reasons):
+    places, _, spokes = watched(reasons)
+    places[2].at = "epoch 7, step 8"
+    time.sleep(0.3)
+    spokes[1]._centre.socket.shutdown(socket.SHUT_RDWR)
+    assert waited(reasons) == "rank 2 on host2, last seen at epoch 7, step 8, has died"
+
+
+def test_one_that_leaves_first_says_so(reasons):
+    _, _, spokes = watched(reasons)
+    time.sleep(0.2)
+    spokes[1].leave()
+    spokes[1]._centre.socket.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.8)
+    assert reasons == []
+
+
+def test_nobody_waits_for_one_that_has_left(reasons):
+    places, _, spokes = watched(reasons)
+    time.sleep(0.2)
+    spokes[0].leave()
+    places[2].waiting = time.monotonic()
+    assert waited(reasons) == "rank 1 on host1, last seen at its start, has ended its program while others wait for it"
+
+
+def test_silence_is_noticed(reasons, monkeypatch):
+    _, _, spokes = watched(reasons)
+    time.sleep(0.2)
+    monkeypatch.setattr(spokes[0], "_speak", lambda: None)
+    assert "rank 1 on host1, last seen at its start, has not been heard of for" in waited(reasons)
+
+
+def test_strangers_are_sent_away(reasons):
+    _, centre, _ = watched(reasons)
+    time.sleep(0.2)
+    for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"password": "wrong", "rank": 1}\n', b"[]\n", b"\xff\n", b""):
+        with socket.create_connection(("127.0.0.1", centre.address[1])) as stranger:
+            stranger.sendall(words)
+            stranger.settimeout(2)
+            if words:
+                assert not stranger.recv(10)  # it is closed
+    time.sleep(0.3)
+    assert reasons == []
+    assert len(centre._peers) == 2
