@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from statistics import NormalDist
 from typing import Any
 
@@ -149,22 +150,23 @@ def rows_of_batch(first: int, rows: int) -> Iterator[None]:
         _state.rows = before
 
 
-def next_stream(purpose: str, size: int = 0) -> Stream:
+def next_stream(purpose: str, shape: tuple[int, ...] = ()) -> Stream:
     """The next stream of one purpose; calls are counted, so that no two calls share words.
 
     Args:
         purpose: one of `PURPOSES`.
-        size: how many numbers are drawn, one for each element of a tensor. Inside `rows_of_batch`,
-            a multiple of its rows is taken for the elements of these rows.
+        shape: of a tensor for whose elements numbers are drawn. Inside `rows_of_batch`, a first
+            axis that is as long as its rows, or a multiple of that, is taken for the rows.
     """
     call = _state.calls[purpose]
     _state.calls[purpose] = call + 1
     if purpose == "init":  # parameters are drawn in the order in which layers are made
         return Stream(_state.seed, PURPOSES[purpose], call=call)
     first, rows = _state.rows or (0, 1)
+    belongs = shape and rows and shape[0] % rows == 0
     return Stream(
         _state.seed, PURPOSES[purpose], step=_state.step, call=call, epoch=_state.epoch,
-        first=0 if size % rows else size // rows * first, clock=_state.clock,
+        first=prod(shape) // rows * first if belongs else 0, clock=_state.clock,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from gpunet.cli.arguments import (
 )
 from gpunet.cli.runs import RECIPE_OPTIONS, RunFolder, Settings
 from gpunet.cli.user_models import own_model
-from gpunet.distributed import world
+from gpunet.distributed import expect_alike, world
 from gpunet.errors import warn
 from gpunet.interop import load_weights
 from gpunet.precision import PRECISIONS
@@ -88,6 +88,8 @@ def _folder_recipe() -> str:
 
 def train(options: Namespace) -> int:
     """Train a network, or go on with it, and print its accuracy on the test images."""
+    leads = world().leads  # rank 0 of several prints and writes for all
+    quiet = options.quiet or not leads
     if options.resume is not None and (options.output is not None or options.overwrite):
         raise ValueError("--resume goes on in its own folder, without --output and --overwrite")
     kept = options.overwrite or any(
@@ -96,8 +98,6 @@ def train(options: Namespace) -> int:
     if kept and options.resume is None and options.output is None:
         raise ValueError("--overwrite, --keep and --checkpoint-… take a folder: give --output")
     asked = Settings.asked_for(options) if options.resume is None else Settings.read(options.resume).changed(options)
-    leads = world().leads  # rank 0 of several prints and writes for all
-    quiet = options.quiet or not leads
     backend = get_backend(asked.backend)
     settings = replace(asked, backend=backend.name if asked.backend == "auto" else asked.backend)
     folder = options.resume if options.output is None else options.output
@@ -119,6 +119,7 @@ def train(options: Namespace) -> int:
         _print_setup(settings.recipe, model, shape, backend, splits)
     if run is not None and options.resume is not None:
         _go_on(run, trainer, settings, description, quiet=quiet)
+    world().gather("the folder of the run", None)  # which all have looked at before rank 0 writes in it
     if run is not None and leads:  # from here on it can go on, whatever happens
         run.begin(settings, description, anew=options.resume is None)
     if (left := settings.recipe.epochs - trainer.epoch) > 0:
@@ -172,6 +173,7 @@ def _make_trainer(
 
 def _finish(run: RunFolder, trainer: Trainer, settings: Settings) -> None:
     """Load the best epoch's weights; say how a run goes on that was stopped before its end."""
+    expect_alike(world(), "best.safetensors", run.best.exists(), "all ranks must see the same folder")
     if run.best.exists():
         load_weights(run.best, trainer.model)
     elif len(trainer.history) and trainer.leads:

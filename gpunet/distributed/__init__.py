@@ -1,7 +1,7 @@
 """Several processes that train one model together, each of them a rank; `world` says who they are."""
 
 from gpunet.distributed.launch import world
-from gpunet.distributed.ranks import Alone, Ranks
+from gpunet.distributed.ranks import Alone, Ranks, expect_alike
 from gpunet.distributed.share import Share, computing, is_stand_in, share_bounds, share_of
 
-__all__ = ["Alone", "Ranks", "Share", "computing", "is_stand_in", "share_bounds", "share_of", "world"]
+__all__ = ["Alone", "Ranks", "Share", "computing", "expect_alike", "is_stand_in", "share_bounds", "share_of", "world"]

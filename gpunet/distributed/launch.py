@@ -6,7 +6,7 @@ import os
 import sys
 from functools import cache
 
-from gpunet.distributed.ranks import Alone, Ranks
+from gpunet.distributed.ranks import SWITCH, Alone, Ranks
 from gpunet.errors import BackendError
 
 LAUNCHERS = {"PMI_SIZE": "mpirun", "OMPI_COMM_WORLD_SIZE": "mpirun", "SLURM_STEP_NUM_TASKS": "srun"}
@@ -25,7 +25,7 @@ def world() -> Ranks:
         BackendError: a launcher has started several processes, and they do not find each other.
     """
     command, count = next(((LAUNCHERS[name], n) for name in LAUNCHERS if (n := _number(name)) > 1), ("", 1))
-    if count == 1:
+    if count == 1 or os.environ.get(SWITCH) == "0":
         return Alone()
     from gpunet.distributed.mpi import mpi_world
 

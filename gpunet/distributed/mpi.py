@@ -9,7 +9,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from time import monotonic, sleep
 from types import TracebackType
@@ -17,12 +17,15 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from gpunet.distributed.ranks import SWITCH
 from gpunet.distributed.watch import PATIENCE, Centre, Place, Spoke, Watch, patience
 
 GRACE = 2.0
 """Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
 START = "GPUNET_RANK_START"
 """The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""
+OPEN_MPI = "libmpi.so.40"
+"""The library of Open MPI 4 and 5, whose launchers know only the ranks that use it."""
 STDOUT, STDERR = 1, 2
 """The numbers of these files."""
 T = TypeVar("T")
@@ -49,11 +52,14 @@ class MpiRanks:
         finally:
             faulthandler.cancel_dump_traceback_later()
         sys.excepthook = self._end_by_error
+        os.environ[SWITCH] = "0"  # what this process starts is no rank
         if not self.leads:
             _drop_stdout()
 
     def _wait_until_all_ranks_have_started(self) -> None:
         """Join the others; it is the name of this function that a rank shows whose wait is too long."""
+        if "OMPI_COMM_WORLD_SIZE" in os.environ:  # else mpi4py would take MPICH where that is installed too
+            os.environ.setdefault("MPI4PY_LIBMPI", OPEN_MPI)
         from mpi4py import MPI  # which calls MPI_Init
 
         self._sum, self._in_place = MPI.SUM, MPI.IN_PLACE
@@ -77,7 +83,7 @@ class MpiRanks:
 
     def gather(self, what: str, value: T) -> list[T]:
         """See `Ranks`."""
-        with self._waiting():
+        with self._waiting(what):
             found: list[tuple[str, T]] = self._world.allgather((what, value))
         for rank, (theirs, _) in enumerate(found):
             if theirs != what:
@@ -89,18 +95,18 @@ class MpiRanks:
 
     def from_first(self, value: T) -> T:
         """See `Ranks`."""
-        with self._waiting():
+        with self._waiting("from_first"):
             found: T = self._world.bcast(value)
         return found
 
     def copy_from_first(self, array: np.ndarray) -> None:
         """See `Ranks`."""
-        with self._waiting():
+        with self._waiting("copy_from_first"):
             self._world.Bcast(array)
 
     def add(self, array: np.ndarray) -> None:
         """See `Ranks`; MPI adds in an order that the size of the message and of the world decide."""
-        with self._waiting():
+        with self._waiting("add"):
             self._world.Allreduce(self._in_place, array, self._sum)
 
     def begin_add(self, array: np.ndarray) -> Callable[[], None]:
@@ -110,7 +116,7 @@ class MpiRanks:
         self._under_way.append(request)
 
         def wait() -> None:
-            with self._waiting():
+            with self._waiting("begin_add"):
                 request.Wait()
 
         return wait
@@ -127,8 +133,9 @@ class MpiRanks:
         self._abort_now(f"gpunet: {self._who()}: {reason}", status)
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        self._place.waiting = monotonic()
+    def _waiting(self, what: str) -> Iterator[None]:
+        self._place.what, self._place.waiting = what, monotonic()
+        self._place.calls += 1
         try:
             yield
         finally:
@@ -152,7 +159,10 @@ class MpiRanks:
         self._abort_now(f"gpunet: {reason} (reported by {self._who()})", 1)
 
     def _abort_now(self, reason: str, status: int) -> NoReturn:
-        print(reason, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # stderr may be closed
+            print(reason, file=sys.stderr, flush=True)
+        if self._watch is not None:
+            self._watch.leave()  # so that nobody reports this end as a death
         self._world.Abort(status)
         os._exit(status)  # where MPI returns from it
 

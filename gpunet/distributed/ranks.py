@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 
+SWITCH = "GPUNET_RANKS"
+"""The environment variable that, with "0", lets a process train alone, whatever has launched it."""
 T = TypeVar("T")
 
 
@@ -69,6 +72,19 @@ class Ranks(Protocol):
             reason: printed on stderr.
             status: the exit status.
         """
+
+
+def expect_alike(ranks: Ranks, what: str, value: Any, why: str) -> None:
+    """Raise RuntimeError, on all ranks, unless the value is the same on all of them.
+
+    Args:
+        what: names the value.
+        why: what the user should look for.
+    """
+    found = ranks.gather(what, (value, socket.gethostname()))
+    for rank, (theirs, host) in enumerate(found):
+        if theirs != found[0][0]:
+            raise RuntimeError(f"{what}: {theirs} on rank {rank} ({host}), but {found[0][0]} on rank 0: {why}")
 
 
 class Alone:

@@ -25,10 +25,13 @@ from typing import Any, NoReturn
 
 BEAT = 1.0
 """Seconds between two words of a rank."""
-SILENT = 12.0
+SILENT = 18.0
 """Seconds without a word after which a rank counts as hanging."""
+ENDED = "has ended its program while others wait for it"
 LEFT = 8.0
 """Seconds that a rank may wait for one whose program has ended."""
+LONGEST = 1 << 12
+"""Bytes of a word, and more."""
 PATIENCE = "GPUNET_RANK_PATIENCE"
 """The environment variable with the seconds that ranks may wait for one that works; 1800 if it is not set.
 0 switches the watch off."""
@@ -48,13 +51,18 @@ class Place:
     """The step, for messages."""
     waiting: float | None = None
     """Since when it has been waiting in a collective call, by its own clock; None while it works."""
+    calls: int = 0
+    """How many collective calls it has made."""
+    what: str = ""
+    """The last of them."""
     left: bool = False
     """Whether its program has ended."""
 
     def word(self) -> dict[str, Any]:
         """What it says of itself each second."""
         waits = None if self.waiting is None else monotonic() - self.waiting
-        return {"host": self.host, "at": self.at, "waits": waits, "left": self.left}
+        call = f"{self.what}, its call {self.calls}"
+        return {"host": self.host, "at": self.at, "waits": waits, "call": call, "left": self.left}
 
 
 @dataclass(eq=False)
@@ -65,7 +73,7 @@ class Peer:
     rank: int = -1
     """-1 until it has said so."""
     heard: float = field(default_factory=monotonic)
-    word: dict[str, Any] = field(default_factory=lambda: {"host": "?", "at": "its start", "waits": None, "left": False})
+    word: dict[str, Any] = field(default_factory=lambda: Place("?").word())
     unread: bytes = b""
 
     def read(self) -> list[dict[str, Any]] | None:
@@ -80,6 +88,8 @@ class Peer:
             return None
         self.heard = monotonic()
         *lines, self.unread = (self.unread + got).split(b"\n")
+        if len(self.unread) > LONGEST:  # of a stranger
+            return None
         return [json.loads(line) for line in lines]
 
     def say(self, **word: Any) -> None:
@@ -103,10 +113,12 @@ class Watch:
     def __init__(self, place: Place, abort: Callable[[str], NoReturn]) -> None:
         self._place, self._abort = place, abort
         self._peers: list[Peer] = []
-        self._woke, self._spoke = monotonic(), 0.0
+        self._woke, self._spoke, self._process = monotonic(), 0.0, os.getpid()
 
     def leave(self) -> None:
         """Say that this rank's program has ended, so that its end is no death."""
+        if os.getpid() != self._process:  # a child's, after a fork
+            return
         self._place.left = True
         for peer in list(self._peers):
             peer.say(**self._place.word())
@@ -150,7 +162,9 @@ class Watch:
     def _check_heard(self, peer: Peer, silent: float) -> None:
         silence = monotonic() - peer.heard
         if silence > silent and not peer.word["left"]:
-            self._abort(f"{peer.describe()}, has not been heard of for {silence:.0f} s: it hangs, or was stopped")
+            self._abort(
+                f"{peer.describe()}, has not been heard of for {silence:.0f} s: it was stopped, or its code holds Python's lock"
+            )
 
 
 class Centre(Watch):
@@ -165,7 +179,7 @@ class Centre(Watch):
         self._server = socket.create_server(("", 0), backlog=size)
         self._password = secrets.token_hex(16)
         self.address = socket.gethostname(), int(self._server.getsockname()[1]), self._password
-        self._patience = patience()
+        self._patience, self._size = patience(), size
         self._new: list[Peer] = []
         self._start()
 
@@ -196,7 +210,7 @@ class Centre(Watch):
             if hmac.compare_digest(str(first.get("password")), self._password):
                 peer.rank, peer.word = int(first["rank"]), {**peer.word, "host": first["host"]}
                 self._peers.append(peer)
-        except (ValueError, AttributeError):  # a stranger, such as a scanner of ports
+        except (ValueError, TypeError, AttributeError, KeyError):  # a stranger, such as a scanner of ports
             pass
         self._new.remove(peer)
         if peer not in self._peers:
@@ -207,15 +221,29 @@ class Centre(Watch):
         own = Peer(self._server, 0, word=self._place.word())
         ranks = [own, *self._peers]
         longest = max((peer.word["waits"] or 0.0 for peer in ranks), default=0.0)
+        if len(ranks) == self._size and all((peer.word["waits"] or 0.0) > LEFT for peer in ranks):
+            self._check_calls(ranks, longest)
         for peer in ranks:
             if peer.word["left"] and longest > LEFT:
-                self._abort(f"{peer.describe()}, has ended its program while others wait for it")
+                self._abort(f"{peer.describe()}, {ENDED}")
             if peer.word["waits"] is None and not peer.word["left"] and longest > self._patience:
                 _show_stack() if peer is own else peer.say(show=True)
                 sleep(BEAT)
                 self._abort(
                     f"{peer.describe()}, has let the others wait for {longest:.0f} s; {PATIENCE} says how long it may"
                 )
+
+    def _check_calls(self, ranks: list[Peer], longest: float) -> None:
+        """Abort where all ranks wait, but in different calls, or for too long."""
+        own = ranks[0].word["call"]
+        other = next((peer for peer in ranks if peer.word["call"] != own), None)
+        if other is not None:
+            self._abort(
+                f"{other.describe()}, waits in {other.word['call']}, but rank 0 in {own}: all ranks must make the same "
+                "calls, train, evaluate, predict and load alike"
+            )
+        if longest > self._patience:
+            self._abort(f"all ranks have waited in {own} for {longest:.0f} s")
 
 
 class Spoke(Watch):
@@ -240,13 +268,19 @@ class Spoke(Watch):
         self._peers.append(self._centre)
         # ranks that miss rank 0 do not all say so at once
         self._silent = SILENT + 0.3 * (rank % 20)
+        self._open = True
         self._start()
 
     def _turn(self) -> bool:
-        if _readable([self._centre.socket]) and not self._hear(self._centre):
-            return False
+        if self._open and _readable([self._centre.socket]):
+            self._open = self._hear(self._centre)
+        elif not self._open:
+            sleep(BEAT)
         self._speak()
         self._check_heard(self._centre, self._silent)
+        own = self._place.word()["waits"] or 0.0
+        if self._centre.word["left"] and own > LEFT:
+            self._abort(f"{self._centre.describe()}, {ENDED}")
         return True
 
 

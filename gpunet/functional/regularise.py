@@ -44,7 +44,7 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
     check_rate("dropout", p)
     if not training or p == 0:
         return x
-    return _Dropout.apply(x, p=p, stream=random.next_stream("dropout", x.size))
+    return _Dropout.apply(x, p=p, stream=random.next_stream("dropout", x.shape))
 
 
 def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
@@ -95,7 +95,7 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
     if not training or std == 0:
         return x
     kind = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
-    noise = x.backend.random_normal(random.next_stream("noise", x.size), x.shape, kind)
+    noise = x.backend.random_normal(random.next_stream("noise", x.shape), x.shape, kind)
     return add(x, Tensor(x.backend.cast(x.backend.scale(noise, None, std), x.dtype), x.backend))
 
 

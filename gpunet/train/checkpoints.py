@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+from gpunet.distributed import expect_alike, world
 from gpunet.errors import DamagedFileError, warn
 from gpunet.files import PathLike, remove_leftovers, versions
 from gpunet.geometry import positive_int
@@ -147,9 +148,11 @@ def resume(trainer: Loads, path: PathLike, *, extend_schedule: bool = False) -> 
         The file that was loaded; None if there is none, so that training begins anew.
     Raises:
         DamagedFileError: there are files, and all of them are damaged.
+        RuntimeError: ranks see different files.
         ValueError: a file belongs to another model, optimizer or schedule. Nothing is changed.
     """
     found, reasons = versions(path), list[str]()
+    expect_alike(world(), "checkpoints", [each.name for each in found], "all ranks must see the same folder")
     for each in found:
         try:
             trainer.load(each, extend_schedule=extend_schedule)

@@ -9,9 +9,11 @@ import numpy as np
 
 from gpunet.backends import Backend
 from gpunet.cuda.capture import Recorder
+from gpunet.distributed import Ranks
 from gpunet.geometry import positive_int
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.train.ranks import check_alike
 
 
 def check_loader(name: str, loader: Any) -> None:
@@ -72,12 +74,13 @@ def make_recorder(capture: bool | str, backend: Backend, ranks: int = 1) -> Reco
     return recorder
 
 
-def check_parameters(optimizer: Optimizer, epoch: int) -> None:
+def check_parameters(optimizer: Optimizer, epoch: int, ranks: Ranks) -> None:
     """Raise FloatingPointError where a parameter is not finite after an epoch, before it is saved.
 
     The same error comes where the scale of the loss has fallen below 1: then gradients overflow
-    whatever the scale is.
+    whatever the scale is. RuntimeError: ranks have different parameters.
     """
+    check_alike(ranks, optimizer, f"epoch {epoch}")
     arena = optimizer.arena
     if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
         raise FloatingPointError(f"Trainer: gradients overflow float16 at loss scale {scale:g} after epoch {epoch}")

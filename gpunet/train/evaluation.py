@@ -24,7 +24,8 @@ def measured(
     """The loss and the metrics over a loader's batches; `name` is what an error calls it."""
     meter = EpochMeter(metrics)
     with in_eval_mode(step.model), open_batches(loader, step.ranks) as batches, shown:
-        for batch in batches:
+        for i, batch in enumerate(batches):
+            step.ranks.note(f"batch {i + 1} of an evaluation")
             meter.update(step.evaluate(batch))
             shown.update()
             interrupt.check()

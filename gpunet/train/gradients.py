@@ -19,7 +19,8 @@ class UpdateGradients:
     decides which of the two it is. The weights of later batches are not known when the first
     gradient is computed, and the host never reads them. So gradients are computed in units of the
     first batch's weight, and `finish` divides by the sum of all weights. The shares that several
-    ranks have of a batch count as batches do.
+    ranks have of a batch count as batches do, and have one unit: synchronised batch norm adds up
+    what flows back on all of them.
 
     Args:
         optimizer: of the parameters.
@@ -74,7 +75,9 @@ class UpdateGradients:
         backend, binary = self._backend, self._backend.binary
         weight = backend.cast(weight, self._optimizer.arena.dtype).reshape(1)
         if self._total is None:  # the unit is 1 where the first batch weighs nothing
-            one = backend.full((1,), 1, weight.dtype)
-            self._unit = binary("add", weight, binary("subtract", one, backend.unary("sign", weight)))
+            first, one = weight, backend.full((1,), 1, weight.dtype)
+            if self._ranks.size > 1:
+                add(self._ranks, backend, first := backend.copy(weight))
+            self._unit = binary("add", first, binary("subtract", one, backend.unary("sign", first)))
         self._total = weight if self._total is None else binary("add", self._total, weight)
         return backend.scale(binary("divide", weight, self._unit), None, 1 / self._batches)

@@ -82,11 +82,21 @@ class Interrupt:
         if kind is None and self.count > self.patience:
             raise KeyboardInterrupt
 
-    def check(self) -> None:
-        """Raise StopTraining after a Ctrl-C, KeyboardInterrupt after more than `patience`; on all ranks."""
+    def check(self, between: bool = False) -> None:
+        """Raise StopTraining after a Ctrl-C, KeyboardInterrupt after more than `patience`; on all ranks.
+
+        Args:
+            between: whether the next check is near: several ranks agree only there.
+        """
         if self._ranks.size > 1:
+            if between:
+                return
             found = self._ranks.gather("signals", (self.count, self.terminated))
-            self.count, self.terminated = max(count for count, _ in found), any(ended for _, ended in found)
+            # a signal that comes meanwhile is of the next check
+            self.count = max(self.count, *(count for count, _ in found))
+            self.terminated |= any(ended for _, ended in found)
+            if not any(count for count, _ in found):
+                return
         if self.count > self.patience:
             raise KeyboardInterrupt
         if self.count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.backends.contract import Array, Backend
-from gpunet.distributed import Ranks, Share
+from gpunet.distributed import Ranks, Share, expect_alike
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.train.step import StepResult
@@ -38,9 +37,13 @@ def joined(ranks: Ranks, share: Share, result: StepResult) -> StepResult:
     """
     if ranks.size == 1:
         return result
-    results = [
-        each for each in ranks.gather("the results of a batch", result if share.rows else None) if each is not None
-    ]
+    found = ranks.gather("the results of a batch", (share.total, result if share.rows else None))
+    if len({total for total, _ in found}) > 1:
+        raise ValueError(
+            f"Trainer: a batch has {[total for total, _ in found]} rows on the ranks: each must be given the whole batch, of "
+            "which it takes its share"
+        )
+    results = [each for _, each in found if each is not None]
     weights = [each.rows if each.label_weight is None else each.label_weight for each in results]
     total = sum(weights)
     loss = sum(each.loss * weight for each, weight in zip(results, weights, strict=True)) / total if total else 0.0
@@ -88,6 +91,8 @@ def begin_alike(
     """Give every rank what rank 0 has: seed, parameters, the optimizer's arrays, buffers and averages."""
     if ranks.size == 1:
         return
+    steps = optimizer.steps.tolist()
+    expect_alike(ranks, "the updates so far", steps, "load the same checkpoint on all ranks, or on none")
     random.resume(*ranks.from_first((random.current_seed(), random.drawn())))
     arena, backend = optimizer.arena, optimizer.arena.backend
     arrays = [arena.data, *arena.slots.values(), *(buffer.data for _, buffer in model.named_buffers())]
@@ -107,15 +112,13 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str) -> None:
     Args:
         place: where the run is, for the error.
     Raises:
-        RuntimeError: they are not the same on all ranks; on each of them, naming the first that has others than
-            rank 0.
+        RuntimeError: they are not the same on all ranks; it names the first that has others than rank 0.
     """
+    if ranks.size == 1:
+        return
     arena = optimizer.arena
     own = zlib.crc32(arena.backend.to_numpy(arena.data).tobytes())
-    found = ranks.gather("checksums", (own, socket.gethostname()))
-    for rank, (sum_, host) in enumerate(found):
-        if sum_ != found[0][0]:
-            raise RuntimeError(
-                f"Trainer: the parameters of rank {rank} on {host} are not those of rank 0 after {place}: a hook, a loss "
-                "or a transform computes something else there"
-            )
+    expect_alike(
+        ranks, f"Trainer: the checksum of the parameters after {place}", own,
+        "a hook, a loss or a transform does something else on that rank, or its processor is of another kind",
+    )  # fmt: skip

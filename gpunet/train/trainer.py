@@ -341,7 +341,7 @@ class Trainer:
         rate = self._run_steps(loader, interrupt)
         row = {"epoch": self.epoch + 1, **self.running}
         speed = row.pop("images_per_second")
-        checks.check_parameters(self.optimizer, self.epoch + 1)
+        checks.check_parameters(self.optimizer, self.epoch + 1, self._ranks)
         if valid is not None:
             row |= self._validate(valid, interrupt)
         return row | {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
@@ -363,7 +363,7 @@ class Trainer:
         try:
             with closing(batch_groups(loader, self._step.max_batches, size, run.taken, self._ranks)) as groups:
                 for group in () if run.ended else groups:
-                    interrupt.check()
+                    interrupt.check(between=True)
                     self.step, offered = run.taken, True
                     random.begin_step(self.epoch, self.step)
                     try:

@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 from helpers.ranks import MPIRUN, launched, needs_mpi, succeeded
 
+from gpunet.distributed import Alone, Share
+from gpunet.train import StopTraining
+from gpunet.train.interrupt import Interrupt
+from gpunet.train.ranks import joined
+from gpunet.train.step import StepResult
+
 pytestmark = needs_mpi
 
 
@@ -33,8 +39,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_an_error_on_all(tmp_path):
 def test_ranks_that_drift_apart_are_found(tmp_path):
     done = launched(3, "endings.py", "drift", tmp_path, timeout=30)
     assert done.returncode != 0
-    assert "the parameters of rank 2 on " in done.stderr
-    assert "are not those of rank 0 after epoch 1, step 5" in done.stderr
+    assert "Trainer: the checksum of the parameters after epoch 1, step 5: " in done.stderr
+    assert " on rank 2 (" in done.stderr
     assert done.stderr.count("Traceback") == 1  # all ranks raise it, and rank 0 reports it
 
 
@@ -83,3 +89,44 @@ def test_the_command_line_reports_what_all_ranks_meet_once(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert done.stderr.count("gpunet train: ") == 1
+
+
+def test_ranks_that_see_different_checkpoints_say_so(tmp_path):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    ended(1, "resumed", tmp_path / "0", 1)
+    done = launched(2, "endings.py", "apart", tmp_path, timeout=30)
+    assert done.returncode != 0
+    assert "checkpoints: [] on rank 1 (" in done.stderr
+    assert "all ranks must see the same folder" in done.stderr
+
+
+def test_batches_must_be_those_of_all_ranks():
+    class Two(Alone):
+        size = 2
+
+        def gather(self, what, value):
+            return [value, (8, None)]
+
+    share = Share((np.zeros((12, 1)),), 0, 12, 24)
+    with pytest.raises(
+        ValueError, match=r"a batch has \[24, 8\] rows on the ranks: each must be given the whole batch"
+    ):
+        joined(Two(), share, StepResult(1.0, 12))
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_of_the_next_check():
+    interrupt = Interrupt()
+
+    class Two(Alone):
+        size = 2
+
+        def gather(self, what, value):
+            interrupt.count, interrupt.terminated = 1, True  # as the handler does
+            return [value, value]
+
+    interrupt._ranks = Two()
+    interrupt.check()
+    assert (interrupt.count, interrupt.terminated) == (1, True)
+    with pytest.raises(StopTraining):
+        interrupt.check()

@@ -14,7 +14,7 @@ from gpunet.errors import BackendError
 @pytest.fixture
 def unlaunched(monkeypatch):
     """No launcher's variables, and a world that has not been asked for."""
-    for name in (*launch.LAUNCHERS, *cores.RANKS_HERE):
+    for name in (*launch.LAUNCHERS, *cores.RANKS_HERE, "GPUNET_RANKS"):
         monkeypatch.delenv(name, raising=False)
     launch.world.cache_clear()
     yield monkeypatch
@@ -35,6 +35,12 @@ def test_a_program_that_nothing_launched_is_alone(unlaunched):
 def test_one_launched_rank_is_alone_without_mpi(unlaunched, variable):
     unlaunched.setenv(variable, "1")
     unlaunched.setitem(sys.modules, "mpi4py", None)
+    assert isinstance(world(), Alone)
+
+
+def test_a_launched_process_may_be_told_to_train_alone(unlaunched):
+    unlaunched.setenv("PMI_SIZE", "4")
+    unlaunched.setenv("GPUNET_RANKS", "0")
     assert isinstance(world(), Alone)
 
 

@@ -78,7 +78,9 @@ def test_a_connection_that_closes_is_a_death(reasons):
     places[2].at = "epoch 7, step 8"
     time.sleep(0.3)
     spokes[1]._centre.socket.shutdown(socket.SHUT_RDWR)
-    assert waited(reasons) == "rank 2 on host2, last seen at epoch 7, step 8, has died"
+    assert waited(reasons)  # by one end, and mostly by both
+    time.sleep(0.3)
+    assert {"rank 2 on host2, last seen at epoch 7, step 8, has died"} & {*reasons}
 
 
 def test_one_that_leaves_first_says_so(reasons):
@@ -96,6 +98,25 @@ def test_nobody_waits_for_one_that_has_left(reasons):
     spokes[0].leave()
     places[2].waiting = time.monotonic()
     assert waited(reasons) == "rank 1 on host1, last seen at its start, has ended its program while others wait for it"
+
+
+def test_nobody_waits_for_rank_0_that_has_left(reasons):
+    places, centre, _ = watched(reasons)
+    time.sleep(0.2)
+    centre.leave()
+    places[2].waiting = time.monotonic()
+    assert waited(reasons) == "rank 0 on host0, last seen at its start, has ended its program while others wait for it"
+
+
+def test_all_waiting_in_different_calls_is_noticed(reasons):
+    places, _, _ = watched(reasons)
+    for place in places:
+        place.waiting, place.what, place.calls = time.monotonic(), "signals", 7
+    time.sleep(1.0)
+    assert reasons == []  # in the same call, which may take long
+    places[1].what = "predictions"
+    found = waited(reasons)
+    assert "rank 1 on host1, last seen at its start, waits in predictions, its call 7, but rank 0 in signals" in found
 
 
 def test_silence_is_noticed(reasons, monkeypatch):

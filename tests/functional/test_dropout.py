@@ -98,5 +98,5 @@ def test_what_belongs_to_no_rows_drops_the_same_in_every_part(backend):
     gp.seed(3)
     alone = F.dropout(x, 0.4).numpy()
     gp.seed(3)
-    with random.rows_of_batch(4, 2):  # 15 elements are no multiple of 2 rows
+    with random.rows_of_batch(4, 2):  # 5 is no multiple of 2 rows
         np.testing.assert_array_equal(F.dropout(x, 0.4).numpy(), alone)

@@ -88,6 +88,7 @@ CASES = {
     "gathered": {"batches_per_update": 2, "clip_norm": 0.1, "average": True},
     "gathered-ignored": {**IGNORED, "batches_per_update": 3},
     "normalised": {"normalised": "together", "loader": lambda: loader(194)},
+    "normalised-ignored": {**IGNORED, "loader": lambda: loader(194, ignored=True), "normalised": "together"},
     "each-normalised": {"normalised": "each", "loader": lambda: loader(200)},
     "mixup": {"loader": lambda: loader(transform=Compose([*AUGMENT, Mixup(CLASSES, 0.4)]))},
     "listed": {"loader": listed, "loss_step": step},
