@@ -9,7 +9,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from time import monotonic, sleep
 from types import TracebackType
@@ -126,13 +126,18 @@ class MpiRanks:
         sys.stdout.flush()
         self._abort_now(f"gpunet: {self._who()}: {reason}", status)
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """See `Ranks`."""
+        return self._waiting()
+
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        self._place.waiting = monotonic()
+        before = self._place.waiting
+        self._place.waiting = monotonic() if before is None else before
         try:
             yield
         finally:
-            self._place.waiting = None
+            self._place.waiting = before
 
     def _watched(self) -> Watch:
         """The thread that watches."""

@@ -207,6 +207,8 @@ class Centre(Watch):
         own = Peer(self._server, 0, word=self._place.word())
         ranks = [own, *self._peers]
         longest = max((peer.word["waits"] or 0.0 for peer in ranks), default=0.0)
+        if min(peer.word["waits"] or 0.0 for peer in ranks) > self._patience:
+            self._abort(f"all ranks have waited for each other for {longest:.0f} s; {PATIENCE} says how long they may")
         for peer in ranks:
             if peer.word["left"] and longest > LEFT:
                 self._abort(f"{peer.describe()}, has ended its program while others wait for it")
