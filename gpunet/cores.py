@@ -1,4 +1,4 @@
-"""How many cores there are, and how many threads shall use them."""
+"""How many cores there are, how many threads shall use them, and which of the ranks here this one is."""
 
 import os
 import re
@@ -6,6 +6,16 @@ import re
 RANKS_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
 """The environment variables in which launchers tell how many ranks of a run are on this machine: MPICH,
 Open MPI, Slurm."""
+
+
+LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+"""The environment variables in which the same launchers tell the number of a rank among those on its machine."""
+
+
+def local_rank() -> int:
+    """The number of this rank among those of its run on this machine, from 0; 0 where nothing has launched it."""
+    given = next((os.environ[name] for name in LOCAL_RANK if name in os.environ), "")
+    return int(given) if given.isdecimal() else 0
 
 
 def cores() -> int:

@@ -17,8 +17,10 @@ def get_backend(name: str | Backend = "auto") -> Backend:
     Args:
         name: ``"reference"``, ``"numpy"``, ``"emulated"`` (the CUDA kernels on this machine's CPU),
             ``"cuda"``, ``"cuda:1"``, or ``"auto"``: the one that the environment variable
-            ``GPUNET_BACKEND`` names, or CUDA if a GPU answers, or NumPy. A `Backend` is returned as
-            it is.
+            ``GPUNET_BACKEND`` names, or CUDA if a GPU answers, or NumPy. ``"cuda"`` is device 0;
+            where ``mpirun`` or ``srun`` has launched several ranks on this machine, it is another
+            device for each of them: the number of the rank on this machine, modulo the number of
+            devices. ``"cuda:1"`` is device 1 for every rank. A `Backend` is returned as it is.
     Raises:
         ValueError: any other name.
         BackendError: CUDA without CuPy, driver or device, or the emulator without its compiler; the
@@ -39,6 +41,10 @@ def _parsed(name: str, what: str) -> tuple[str, int]:
     kind, _, device = str(name).partition(":")
     if kind not in NAMES or (device and (kind != "cuda" or not device.isdecimal())):
         raise ValueError(f'{what} is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
+    if kind == "cuda" and not device:
+        from gpunet.cuda.cupy_arrays import own_device
+
+        return kind, own_device()
     return kind, int(device or 0)
 
 

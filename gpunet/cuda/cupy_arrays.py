@@ -9,11 +9,28 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.cores import local_rank
 from gpunet.cuda.description import Description
 from gpunet.dlpack import Producer, device_of
 from gpunet.errors import BackendError
 
 INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older than CUDA 13)'
+
+
+def own_device() -> int:
+    """The number of this process's device: its rank on this machine, modulo the number of devices.
+
+    So ranks of one machine take one device each as long as there are enough. A launcher that shows
+    each rank a device of its own numbers it 0, which is what this gives then.
+    """
+    if not (rank := local_rank()):
+        return 0
+    try:
+        import cupy
+
+        return rank % cupy.cuda.runtime.getDeviceCount()
+    except (ImportError, RuntimeError):  # `why_unavailable` says what is wrong
+        return 0
 
 
 def why_unavailable(device: int = 0) -> str:

@@ -9,7 +9,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from time import monotonic, sleep
 from types import TracebackType
@@ -132,14 +132,19 @@ class MpiRanks:
         sys.stdout.flush()
         self._abort_now(f"gpunet: {self._who()}: {reason}", status)
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """See `Ranks`."""
+        return self._waiting("the GPU")
+
     @contextmanager
     def _waiting(self, what: str) -> Iterator[None]:
-        self._place.what, self._place.waiting = what, monotonic()
+        before = self._place.waiting
+        self._place.what, self._place.waiting = what, monotonic() if before is None else before
         self._place.calls += 1
         try:
             yield
         finally:
-            self._place.waiting = None
+            self._place.waiting = before
 
     def _watched(self) -> Watch:
         """The thread that watches."""

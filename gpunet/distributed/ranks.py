@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -14,10 +15,10 @@ SWITCH = "GPUNET_RANKS"
 T = TypeVar("T")
 
 
-class Ranks(Protocol):
+class Ranks(Hashable, Protocol):
     """The processes of one run.
 
-    All but `note` and `abort` are collective: each rank must make the same calls in the same order, and waits
+    All but `note`, `waiting` and `abort` are collective: each rank must make the same calls in the same order, and waits
     for the others in each.
     """
 
@@ -62,6 +63,9 @@ class Ranks(Protocol):
 
     def note(self, place: str) -> None:
         """Remember where this rank is, for the message if it is lost there; not collective."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """A context in which this rank may wait for the others by other means than these; not collective."""
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """End all ranks at once, wherever they are.
@@ -115,6 +119,10 @@ class Alone:
 
     def note(self, place: str) -> None:
         """See `Ranks`."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """See `Ranks`."""
+        return nullcontext()
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """See `Ranks`."""

@@ -243,7 +243,7 @@ class Centre(Watch):
                 "calls, train, evaluate, predict and load alike"
             )
         if longest > self._patience:
-            self._abort(f"all ranks have waited in {own} for {longest:.0f} s")
+            self._abort(f"all ranks have waited for each other for {longest:.0f} s; {PATIENCE} says how long they may")
 
 
 class Spoke(Watch):

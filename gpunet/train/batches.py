@@ -69,6 +69,8 @@ def batch_signature(batch: Any) -> Hashable:
     """
     if isinstance(batch, DeviceBatch):
         return batch.key
+    if isinstance(batch, Share):  # of another place, or of a batch of another size, it counts otherwise
+        return batch.first, batch.rows, batch.total, batch_signature(batch.batch)
     parts = batch if isinstance(batch, tuple | list) else (batch,)
     return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
 

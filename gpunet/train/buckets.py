@@ -69,10 +69,9 @@ class Buckets:
                 self._send(arena.grad[begin:end])
 
     def _send(self, gradient: Any) -> None:
-        host = self._arena.backend.to_numpy(gradient)
-        if host is gradient:
-            self._waits.append(self._ranks.begin_add(host))
-        else:
+        if isinstance(gradient, np.ndarray):
+            self._waits.append(self._ranks.begin_add(gradient))
+        else:  # NCCL goes on beside the host, and in the graph of a captured step
             add(self._ranks, self._arena.backend, gradient)
 
 

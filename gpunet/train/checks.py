@@ -13,7 +13,7 @@ from gpunet.distributed import Ranks
 from gpunet.geometry import positive_int
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
-from gpunet.train.ranks import check_alike
+from gpunet.train.ranks import check_alike, on_devices
 
 
 def check_loader(name: str, loader: Any) -> None:
@@ -57,18 +57,22 @@ def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any
             raise ValueError(f"Trainer: average is of another {what}")
 
 
-def make_recorder(capture: bool | str, backend: Backend, ranks: int = 1) -> Recorder | None:
-    """The recorder that captures the step; None where it runs eagerly, as it does on several ranks.
+def make_recorder(capture: bool | str, backend: Backend, ranks: Ranks) -> Recorder | None:
+    """The recorder that captures the step; None where it runs eagerly.
+
+    It does so on several ranks too, unless NCCL carries their gradients: what goes by way of the
+    host's memory cannot be captured.
 
     Raises:
-        ValueError: another `capture`; or True, and the backend cannot capture, or there are several
-            ranks.
+        ValueError: another `capture`; or True, and the backend cannot capture, or NCCL does not join
+            several ranks.
     """
     if capture not in (True, False, "auto"):
         raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
-    if capture is True and ranks > 1:
-        raise ValueError(f"Trainer: capture=True takes one rank, got {ranks}")
-    recorder = backend.recorder() if capture and ranks == 1 else None
+    by_host = ranks.size > 1 and on_devices(ranks, backend) is None  # which all ranks must ask
+    if capture is True and by_host:
+        raise ValueError(f"Trainer: capture=True on {ranks.size} ranks takes GPUs that NCCL joins, got {backend.name}")
+    recorder = backend.recorder() if capture and not by_host else None
     if capture is True and recorder is None:
         raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
     return recorder

@@ -67,7 +67,7 @@ class EagerStep(TrainingStep):
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[StepResult]:
         """One update from these batches, see `TrainingStep.run`."""
-        rate, shares, results = self.optimizer.groups[0]["lr"], [self._share(batch) for batch in batches], []
+        rate, shares, results = self.optimizer.groups[0]["lr"], [self.share(batch) for batch in batches], []
         rows = sum(share.total for share in shares)
         self.optimizer.zero_grad()
         gradients = UpdateGradients(self.optimizer, len(shares), self.ranks)
@@ -83,10 +83,19 @@ class EagerStep(TrainingStep):
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
-        self._updates += 1
-        if self.ranks.size > 1 and self._updates % ALIKE_EVERY == 0:
-            check_alike(self.ranks, self.optimizer, f"epoch {epoch + 1}, step {step + len(batches)}")
+        self.count_updates(1, f"epoch {epoch + 1}, step {step + len(batches)}")
         return iter(results)
+
+    def count_updates(self, updates: int, place: str) -> None:
+        """Compare the ranks' parameters where these updates, behind which `place` is, make it due.
+
+        Raises:
+            RuntimeError: they are not the same on all ranks.
+        """
+        due = self._updates // ALIKE_EVERY < (self._updates + updates) // ALIKE_EVERY
+        self._updates += updates
+        if self.ranks.size > 1 and due:
+            check_alike(self.ranks, self.optimizer, place)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -104,7 +113,7 @@ class EagerStep(TrainingStep):
         Raises:
             FloatingPointError: the loss is not finite; on all ranks.
         """
-        loss, result = self._forward_and_read(self._share(batch))
+        loss, result = self._forward_and_read(self.share(batch))
         if not np.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss}")
         return loss, result
@@ -112,11 +121,11 @@ class EagerStep(TrainingStep):
     def evaluate(self, batch: Any) -> StepResult:
         """The loss and the logits of a batch, without an update."""
         with no_grad(), self.arithmetic():
-            return self._forward_and_read(self._share(batch))[1]
+            return self._forward_and_read(self.share(batch))[1]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the first array of a batch."""
-        share = self._share(batch)
+        share = self.share(batch)
         x = share.batch[0]
         check_images(x)
         with no_grad(), self.arithmetic(), random.rows_of_batch(share.first, len(x)):
@@ -150,7 +159,7 @@ class EagerStep(TrainingStep):
         backend = self.optimizer.arena.backend
         return backend.to_numpy(array) if backend.owns(array) else np.asarray(array)
 
-    def _share(self, batch: Any) -> Share:
+    def share(self, batch: Any) -> Share:
         """The share of a batch that this rank has, its arrays checked; a whole batch if it is none."""
         arrays = check_batch(batch_arrays(batch.batch if isinstance(batch, Share) else batch, self.dtype))
         rows = arrays[0].shape[0]
@@ -161,11 +170,13 @@ class EagerStep(TrainingStep):
         with computing(share), random.rows_of_batch(share.first, share.batch[0].shape[0]):
             loss, logits = self.forward(share.batch)
         weight = label_weight(loss)
+        with self.ranks.waiting():  # the device may have to wait for the sums of the update before
+            value = loss.item()
         weight = None if weight is None else float(self.optimizer.arena.backend.to_numpy(weight))
-        result = StepResult(loss.item(), share.rows, weight)
+        result = StepResult(value, share.rows, weight)
         if logits is not None and self.keep_logits:
             result = result._replace(logits=self.read_values(logits), labels=self.read_part(share.batch[1]))
-        return loss, joined(self.ranks, share, result)
+        return loss, joined(self.ranks, [share], [result])[0]
 
     def _to_backend(self, part: Any) -> Any:
         """Floats as a tensor of the step's dtype on the model's backend; integers as they are.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from gpunet import random
 from gpunet.backends.contract import Array, Backend
 from gpunet.distributed import Ranks, Share, expect_alike
+from gpunet.distributed.nccl import NcclRanks, why_unavailable
+from gpunet.errors import warn
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.train.step import StepResult
@@ -19,41 +22,72 @@ ALIKE_EVERY = 100
 """Updates from one comparison of the ranks' parameters to the next."""
 
 
+@cache
+def on_devices(ranks: Ranks, backend: Backend) -> NcclRanks | None:
+    """The same ranks, for arrays of a CUDA backend; None where arrays must go by way of the host's memory.
+
+    All ranks must ask. Rank 0 warns, once, where GPUs go by way of the host, and says why.
+    """
+    why = None if ranks.size == 1 else why_unavailable(ranks, device := backend.cuda_device)
+    if why is None:
+        return None
+    if why or device is None:
+        if ranks.leads:
+            warn(f"gradients go by way of the host's memory, not from GPU to GPU, since {why}", RuntimeWarning)
+        return None
+    return NcclRanks(ranks, device)
+
+
 def add(ranks: Ranks, backend: Backend, array: Array) -> None:
-    """Add up an array of the backend over the ranks, in place, by way of the host's memory."""
+    """Add up an array of the backend over the ranks, in place: on the devices if NCCL joins them."""
     if ranks.size == 1:
         return
-    host = backend.to_numpy(array)
-    ranks.add(host)
-    if host is not array:
+    if isinstance(array, np.ndarray):
+        ranks.add(array)
+    elif (devices := on_devices(ranks, backend)) is not None:
+        devices.add(array)
+    else:
+        host = backend.to_numpy(array)
+        ranks.add(host)
         backend.copy(backend.asarray(host), out=array)
 
 
-def joined(ranks: Ranks, share: Share, result: StepResult) -> StepResult:
-    """The result of a whole batch, of which each rank has computed its share.
+def joined(ranks: Ranks, shares: Sequence[Share], results: Sequence[StepResult]) -> list[StepResult]:
+    """The results of whole batches, of each of which each rank has computed its share.
 
     Losses count by the rows of a share, or by the weight of its labels. Logits and labels come in the
     order of the rows, so that metrics measure what one rank alone would measure.
     """
     if ranks.size == 1:
-        return result
-    found = ranks.gather("the results of a batch", (share.total, result if share.rows else None))
-    if len({total for total, _ in found}) > 1:
-        raise ValueError(
-            f"Trainer: a batch has {[total for total, _ in found]} rows on the ranks: each must be given the whole batch, of "
-            "which it takes its share"
-        )
-    results = [each for _, each in found if each is not None]
+        return list(results)
+    own = [(share.total, result if share.rows else None) for share, result in zip(shares, results, strict=True)]
+    gathered = list(zip(*ranks.gather("the results of batches", own), strict=True))
+    for of_batch in gathered:
+        if len({total for total, _ in of_batch}) > 1:
+            raise ValueError(
+                f"Trainer: a batch has {[total for total, _ in of_batch]} rows on the ranks: each must be given the whole "
+                "batch, of which it takes its share"
+            )
+    return [
+        _joined([each for _, each in of_batch if each is not None], share.total, result)
+        for share, result, of_batch in zip(shares, results, gathered, strict=True)
+    ]
+
+
+def _joined(results: Sequence[StepResult], rows: int, result: StepResult) -> StepResult:
+    """The result of a batch of so many rows, from those of its shares; the rest is that of `result`."""
     weights = [each.rows if each.label_weight is None else each.label_weight for each in results]
     total = sum(weights)
     loss = sum(each.loss * weight for each, weight in zip(results, weights, strict=True)) / total if total else 0.0
     logits = [each.logits for each in results if each.logits is not None]
+    counts = list(zip(*(each.correct for each in results if each.correct is not None), strict=True))
     return result._replace(
         loss=loss,
-        rows=share.total,
+        rows=rows,
         label_weight=None if result.label_weight is None else total,
         logits=np.concatenate(logits) if logits else None,
         labels=np.concatenate([each.labels for each in results]) if logits else None,
+        correct=None if result.correct is None else (sum(counts[0]), sum(counts[1])),
     )
 
 
@@ -72,6 +106,11 @@ def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
     if not buffers:
         return
     backend = buffers[0].backend
+    if (devices := on_devices(ranks, backend)) is not None:
+        for buffer in buffers:
+            backend.copy(backend.scale(buffer.data, None, weight), out=buffer.data)
+        devices.add(*(buffer.data for buffer in buffers))
+        return
     flat = np.concatenate([buffer.numpy().ravel() for buffer in buffers]) * weight
     ranks.add(flat)
     ends = np.cumsum([buffer.size for buffer in buffers])
@@ -98,6 +137,9 @@ def begin_alike(
     arrays = [arena.data, *arena.slots.values(), *(buffer.data for _, buffer in model.named_buffers())]
     if average is not None:
         arrays += [average.weights.data, average.statistics.data]
+    if (devices := on_devices(ranks, backend)) is not None:
+        devices.copy_from_first(*arrays)
+        arrays = []
     for array in arrays:
         host = backend.to_numpy(array)
         ranks.copy_from_first(host)

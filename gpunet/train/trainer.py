@@ -72,8 +72,8 @@ class Trainer:
             Evaluation and prediction compute in the same precision and return float32.
         capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`; the numbers
             are the same. If it cannot be captured, True raises (after a first, eager update), and
-            "auto" warns and runs the step eagerly, as NumPy and several ranks do. Python numbers that
-            your own `loss` or `loss_step` reads are frozen; its integers are int32 on the device.
+            "auto" warns and runs the step eagerly, as NumPy does, and as several ranks do without
+            NCCL. Python numbers that your own `loss` or `loss_step` reads are frozen; its integers are int32 on the device.
         batches_per_update: how many batches one update takes, so that a big batch need not fit into
             memory. Their gradients are added up, weighted as in `loss`: the gradient of one batch of
             all rows, except that batch norm sees each by itself, and that it is only close for a loss
@@ -116,7 +116,7 @@ class Trainer:
         self.backend = get_backend(backend)
         split = split_precision("Trainer", precision, self.backend)
         self._ranks = ranks = world()
-        recorder = checks.make_recorder(capture, self.backend, ranks.size)
+        recorder = checks.make_recorder(capture, self.backend, ranks)
         batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
         self._progress = progress = progress and ranks.leads
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])

@@ -106,13 +106,13 @@ def test_batches_must_be_those_of_all_ranks():
         size = 2
 
         def gather(self, what, value):
-            return [value, (8, None)]
+            return [value, [(8, None)]]
 
     share = Share((np.zeros((12, 1)),), 0, 12, 24)
     with pytest.raises(
         ValueError, match=r"a batch has \[24, 8\] rows on the ranks: each must be given the whole batch"
     ):
-        joined(Two(), share, StepResult(1.0, 12))
+        joined(Two(), [share], [StepResult(1.0, 12)])
 
 
 def test_a_signal_that_comes_while_ranks_agree_is_of_the_next_check():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from standin.memory import Memory
 from standin.streams import LEGACY, Queue, Stream
 
 GIB = 2**30
+DEVICES = "GPUNET_TEST_STANDIN_DEVICES"
+"""The environment variable with the number of devices; 1 if it is not set."""
 
 
 class Device:
@@ -47,7 +50,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.settings = Settings.from_environment()
-        self.devices = [Device(0)]
+        self.devices = [Device(number) for number in range(int(os.environ.get(DEVICES, "1")))]
         self.pinned = Memory()
         self.fault: tuple[str, str] | None = None
         self.launches = 0

@@ -36,6 +36,8 @@ class Backend(
     narrow: ClassVar[tuple[str, ...]] = ()
     """Those of `dtypes` in which arrays are stored in 16 bits while sums are float32. Parameters
     stay float32, and are rounded when an operation takes them."""
+    cuda_device: int | None = None
+    """The number of the CUDA device whose memory holds the arrays, which are CuPy's; None elsewhere."""
     find: ClassVar[Callable[[str], Backend]]
     """`get_backend`, which the registry, above this module, sets here."""
 

@@ -39,7 +39,7 @@ class CudaBackend(
         """Return a backend of the same device, but for some arguments."""
         same = {
             "arrays": self.arrays, "launcher": self.launcher, "simple": self.simple, "description": self.description,
-            "tile": self.tile, "name": self.name,
+            "tile": self.tile, "name": self.name, "device": self.cuda_device,
         }  # fmt: skip
         return CudaBackend(**{**same, **changes})
 
@@ -52,14 +52,15 @@ def cuda_backend(device: int = 0) -> CudaBackend:
     Raises:
         ValueError: that table is broken, or of another device.
     """
-    from gpunet.cuda.cupy_arrays import CupyArrays
+    from gpunet.cuda.cupy_arrays import CupyArrays, own_device
     from gpunet.cuda.launcher import CupyLauncher
 
-    arrays, name = CupyArrays(device), f"cuda:{device}" if device else "cuda"
+    # an unpickled model finds its backend by this name
+    arrays, name = CupyArrays(device), "cuda" if device == own_device() else f"cuda:{device}"
     description = arrays.description()
     table = table_of_environment(arrays.describe()["device"], description)
     launcher = CupyLauncher(device, arrays.owns)
-    return CudaBackend(arrays, launcher, description=description._replace(table=table), name=name)
+    return CudaBackend(arrays, launcher, description=description._replace(table=table), name=name, device=device)
 
 
 def emulated_backend(settings: Settings | None = None, *, memory: int | None = None) -> CudaBackend:

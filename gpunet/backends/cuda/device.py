@@ -71,6 +71,7 @@ class CudaDevice(Backend):
         tile: rows and columns of the tiles that products use, where a kernel has such; tests go
             through all of them.
         name: name of the backend.
+        device: number of the CUDA device; None where the arrays are not in a CUDA device's memory.
     """
 
     dtypes = tuple(ELEMENTS)
@@ -87,8 +88,9 @@ class CudaDevice(Backend):
         description: Description = H200,
         tile: tuple[int, int] | None = None,
         name: str = "cuda",
+        device: int | None = None,
     ):
-        self.name = name
+        self.name, self.cuda_device = name, device
         self.arrays = arrays
         self.launcher = launcher
         self.simple, self.description, self.tile = simple, description, tile

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.cuda.capture import Recorder
+from gpunet.distributed import Share
 from gpunet.errors import BackendError, warn
 from gpunet.modes import mode
 from gpunet.train.batches import batch_signature, update_signature
@@ -101,13 +102,22 @@ class CapturedStep(TrainingStep):
         size = len(batches) if len(batches) == self.max_batches else update
         for i in range(0, len(batches), size):
             some = batches[i : i + size]
-            mixed = any(batch_signature(batch) != batch_signature(some[0]) for batch in some[:update])
-            graph = None if self._capture_failed or mixed else self._graph(signature, some)
+            graph = None if self._runs_eagerly(some[:update]) else self._graph(signature, some)
             if graph is not None:
                 yield from self._replay(graph, some, epoch, step + i)
                 continue
             for j in range(0, len(some), update):
                 yield from self.eager.run(some[j : j + update], epoch, step + i + j)
+
+    def _runs_eagerly(self, update: Sequence[Any]) -> bool:
+        """Whether an update cannot be captured: because of its batches, or as a capture has failed.
+
+        A batch of fewer rows than there are ranks leaves some of them a row that counts for nothing,
+        which no kernel knows. All ranks know that batch's rows, and so run it alike.
+        """
+        mixed = any(batch_signature(batch) != batch_signature(update[0]) for batch in update)
+        few = isinstance(update[0], Share) and update[0].total < self.eager.ranks.size
+        return self._capture_failed or mixed or few
 
     def _drop_stale_graphs(self, epoch: int) -> None:
         """Drop all graphs if anything that they have frozen has changed.
@@ -121,7 +131,8 @@ class CapturedStep(TrainingStep):
             return
         self._checked_epoch, self._precision = epoch, precision
         fingerprint = CaptureFingerprint(self.eager.model, self.eager.optimizer, precision)
-        if not fingerprint.matches(self._fingerprint):
+        stale = not fingerprint.matches(self._fingerprint)
+        if any(self.eager.ranks.gather("whether graphs are stale", stale)):  # for all ranks must run the same
             self._fingerprint = fingerprint
             self.graphs.clear()
             self._written.clear()
@@ -130,7 +141,8 @@ class CapturedStep(TrainingStep):
 
     def _replay(self, graph: StepGraph, batches: Sequence[Any], epoch: int, step: int) -> Iterator[StepResult]:
         optimizer = self.eager.optimizer
-        graph.inputs.fill(batches, epoch, step)
+        self.eager.ranks.note(f"epoch {epoch + 1}, step {step + 1}")
+        graph.inputs.fill([self._arrays(batch) for batch in batches], epoch, step)
         before = self._count_updates(graph)
         optimizer.arena.refresh()
         graph.inputs.send()
@@ -141,7 +153,9 @@ class CapturedStep(TrainingStep):
         completed = graph.updates - reports[-1][2]
         if completed < graph.updates:
             self._restore(before[completed])
-        yield from graph.read_results(reports[:completed], [counts.rate for counts in before])
+        results = graph.read_results(reports[:completed], [counts.rate for counts in before])
+        self.eager.count_updates(completed, f"epoch {epoch + 1}, step {step + len(batches)}")
+        yield from results
         if completed < graph.updates:
             first = completed * graph.batches_per_update
             self._repeat_forward(batches[first : first + graph.batches_per_update], epoch, step + first)
@@ -188,20 +202,46 @@ class CapturedStep(TrainingStep):
         # the ranges change when update counts of parameters have come apart, or together again
         if graph is not None and np.array_equal(graph.bounds, bounds):
             return graph
-        try:
-            with self.eager.arithmetic():
-                self.graphs[key] = StepGraph(self.eager, self.recorder, batches, count_correct=self._count_correct)
+        if not (why := self._capture(key, batches)):
             return self.graphs[key]
-        except Exception as error:
-            optimizer.grad_norm = None  # the one of the capture was never computed
-            message = f"Trainer: the step cannot be captured{_user_line(error)}: {error}"
-            if self._strict:
-                raise BackendError(message) from error
-            warn(f"{message}; it runs eagerly", RuntimeWarning)
+        optimizer.grad_norm = None  # the one of the capture was never computed
+        if self._strict:
+            raise BackendError(why)
+        if self.eager.ranks.leads:
+            warn(f"{why}; it runs eagerly", RuntimeWarning)
         self._capture_failed = True
         self.graphs.clear()
         self.recorder.free_unused()  # an eager step may need the memory that the capture has left
         return None
+
+    def _capture(self, key: tuple[Hashable, int], batches: Sequence[Any]) -> str:
+        """Capture the graph of a key -> why it cannot be captured, on any rank; empty if it was, on all."""
+        try:
+            self.graphs[key] = self._captured(batches)
+        except Exception as error:
+            why = self._agreed(f"Trainer: the step cannot be captured{_user_line(error)}: {error}")
+            if self._strict:
+                self.eager.optimizer.grad_norm = None
+                raise BackendError(why) from error
+            return why
+        return self._agreed("")
+
+    def _agreed(self, why: str) -> str:
+        """What the first rank says that says something, since all must run the same."""
+        return next(filter(None, self.eager.ranks.gather("captures", why)), "")
+
+    def _captured(self, batches: Sequence[Any]) -> StepGraph:
+        share = batches[0] if isinstance(batches[0], Share) else None
+        arrays = [self._arrays(batch) for batch in batches]
+        with self.eager.arithmetic():
+            return StepGraph(self.eager, self.recorder, arrays, count_correct=self._count_correct, share=share)
+
+    def _arrays(self, batch: Any) -> Any:
+        """What a graph takes of a batch: all of it, or the arrays of this rank's share, made by now.
+
+        The clock of a graph tells where a whole batch begins, but not where a share does.
+        """
+        return self.eager.share(batch).batch if isinstance(batch, Share) else batch
 
 
 def _user_line(error: BaseException) -> str:

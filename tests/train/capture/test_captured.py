@@ -153,7 +153,7 @@ class Drawn:
 
     def make(self, clock, dtype):
         place = random._state if clock is None else None
-        stream = random.Stream(5, 3, place.step if place else 0, 0, place.epoch if place else 0, clock)
+        stream = random.Stream(5, 3, place.step if place else 0, 0, place.epoch if place else 0, clock=clock)
         return self.backend.random_normal(stream, (self.rows, 6, 6, 1), dtype), self.labels
 
 
