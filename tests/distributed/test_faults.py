@@ -1,12 +1,8 @@
 """A rank that dies, hangs or leaves ends the whole run, which goes on from a whole checkpoint."""
 
-from time import monotonic
-
 import faults
 import pytest
 from helpers.ranks import launched, needs_mpi
-
-from gpunet.distributed.watch import Centre, Peer, Place
 
 pytestmark = needs_mpi
 
@@ -57,23 +53,3 @@ def test_a_rank_whose_fellows_do_not_start_ends(tmp_path):
     done = launched(2, "endings.py", "late", tmp_path, timeout=30, environment={"GPUNET_RANK_START": "2"})
     assert done.returncode != 0
     assert "_wait_until_all_ranks_have_started" in done.stderr
-
-
-def test_ranks_that_all_wait_for_each_other_end():
-    """As GPUs do whose network has failed."""
-
-    def abort(reason):
-        raise RuntimeError(reason)
-
-    centre = Centre.__new__(Centre)
-    centre._place, centre._abort, centre._patience, centre._server = (
-        Place("a", waiting=monotonic() - 9),
-        abort,
-        5.0,
-        None,
-    )
-    centre._peers = [Peer(None, 1, word={"host": "b", "at": "step 2", "waits": 4.0, "left": False})]
-    centre._check_waiting()
-    centre._peers[0].word["waits"] = 6.0
-    with pytest.raises(RuntimeError, match=r"all ranks have waited for each other for 9 s; GPUNET_RANK_PATIENCE says"):
-        centre._check_waiting()

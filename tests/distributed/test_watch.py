@@ -119,6 +119,15 @@ def test_all_waiting_in_different_calls_is_noticed(reasons):
     assert "rank 1 on host1, last seen at its start, waits in predictions, its call 7, but rank 0 in signals" in found
 
 
+def test_all_waiting_for_each_other_for_long_is_noticed(reasons):
+    """As GPUs do whose network has failed."""
+    places, centre, _ = watched(reasons)
+    centre._patience = 0.6
+    for place in places:
+        place.waiting = time.monotonic()
+    assert "all ranks have waited for each other for 1 s; GPUNET_RANK_PATIENCE says how long" in waited(reasons)
+
+
 def test_silence_is_noticed(reasons, monkeypatch):
     _, _, spokes = watched(reasons)
     time.sleep(0.2)
