@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ class Buckets:
 
     def __init__(self, ranks: Ranks, arena: Arena) -> None:
         self._ranks, self._arena = ranks, arena
-        self._firsts = _first_segments(arena)
-        self._missing = [{*segments} for segments in self._segments()]
+        self._segments = _segments_of_buckets(arena)
+        self._bucket = {segment: i for i, segments in enumerate(self._segments) for segment in segments}
+        self._missing = [{*segments} for segments in self._segments]
         self._begun = 0
         self._waits: list[Callable[[], None]] = []
 
@@ -38,8 +40,7 @@ class Buckets:
         """Take note that the gradient of a parameter is complete."""
         if getattr(parameter, "arena", None) is not self._arena:
             return
-        bucket = int(np.searchsorted(-np.array(self._firsts), -parameter.segment))
-        self._missing[bucket].discard(parameter.segment)
+        self._missing[self._bucket[parameter.segment]].discard(parameter.segment)
         while self._begun < len(self._missing) and not self._missing[self._begun]:
             self._begin()
 
@@ -50,23 +51,14 @@ class Buckets:
         for wait in self._waits:
             wait()
 
-    def _segments(self) -> Iterator[range]:
-        """The segments of each bucket, the last ones first."""
-        end = len(self._arena)
-        for first in self._firsts:
-            yield range(first, end)
-            end = first
-
     def _begin(self) -> None:
         """Send the next bucket: those of its segments that hold a gradient."""
-        segments = list(self._segments())[self._begun]
+        arena, segments = self._arena, self._segments[self._begun]
         self._begun += 1
-        arena = self._arena
-        bounds, _ = arena.runs([segments.start <= i < segments.stop for i in range(len(arena))])
-        limits = arena.bounds[segments.start, 0], arena.bounds[segments.stop - 1, 1]
-        for begin, end in bounds.tolist():
-            if limits[0] <= begin < limits[1]:
-                self._send(arena.grad[begin:end])
+        for written, run in groupby(segments, key=arena.written.__getitem__):
+            if written:
+                first, *others = run
+                self._send(arena.grad[arena.bounds[first, 0] : arena.bounds[others[-1] if others else first, 1]])
 
     def _send(self, gradient: Any) -> None:
         if isinstance(gradient, np.ndarray):
@@ -75,12 +67,12 @@ class Buckets:
             add(self._ranks, self._arena.backend, gradient)
 
 
-def _first_segments(arena: Arena) -> list[int]:
-    """The first segment of each bucket, the last bucket first."""
+def _segments_of_buckets(arena: Arena) -> list[range]:
+    """The segments of each bucket, the last ones first."""
     least = max(LEAST_BYTES // arena.dtype.itemsize, arena.size // MOST_BUCKETS)
-    firsts, end = [], arena.size
-    for i in range(len(arena) - 1, -1, -1):
-        if end - int(arena.bounds[i, 0]) >= least or i == 0:
-            firsts.append(i)
-            end = int(arena.bounds[i, 0])
-    return firsts
+    found, end, starts = [], len(arena), [*arena.bounds[:, 0].tolist(), arena.size]
+    for first in range(len(arena) - 1, -1, -1):
+        if starts[end] - starts[first] >= least or first == 0:
+            found.append(range(first, end))
+            end = first
+    return found

@@ -23,7 +23,7 @@ from gpunet.optim.schedule import Schedule
 from gpunet.precision import Precision
 from gpunet.train.batches import batch_arrays, check_batch, check_images
 from gpunet.train.gradients import UpdateGradients
-from gpunet.train.ranks import ALIKE_EVERY, check_alike, joined, joined_rows, mean_moments
+from gpunet.train.ranks import ALIKE_EVERY, check_alike, joined, joined_rows, mean_moments, running_moments
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
 
@@ -59,6 +59,7 @@ class EagerStep(TrainingStep):
         self.max_batches = self.batches_per_update = batches_per_update
         self.schedule, self.keep_logits, self.ranks = schedule, keep_logits, ranks
         self._updates = 0
+        self._moments: list[Any] | None = None
         self.precision, self.dtype = precision, np.dtype(precision.stored or optimizer.arena.dtype)
 
     def session(self) -> AbstractContextManager[None]:
@@ -79,7 +80,12 @@ class EagerStep(TrainingStep):
                 gradients.add(loss, share.rows, rows)
                 results.append(result._replace(rate=rate))
             gradients.finish()
-            mean_moments(self.ranks, self.model, sum(share.rows for share in shares) / rows)
+            results = joined(self.ranks, shares, results)  # here, where the ranks have met anyway
+            for result in results:
+                _check_finite(result)
+            if self._moments is None or step == 0:  # a hook may have changed the model since the last epoch
+                self._moments = running_moments(self.model)
+            mean_moments(self.ranks, self._moments, sum(share.rows for share in shares) / rows)
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -108,20 +114,21 @@ class EagerStep(TrainingStep):
             yield
 
     def begin(self, batch: Any) -> tuple[Tensor, StepResult]:
-        """The forward pass of a training step -> (the loss of this rank's share, the batch's result).
+        """The forward pass of a training step -> the loss and the result of the share of this rank.
 
         Raises:
-            FloatingPointError: the loss is not finite; on all ranks.
+            FloatingPointError: the loss is not finite. Several ranks find that out together, in `run`.
         """
         loss, result = self._forward_and_read(self.share(batch))
-        if not np.isfinite(result.loss):
-            raise FloatingPointError(f"the loss is {result.loss}")
+        if self.ranks.size == 1:
+            _check_finite(result)
         return loss, result
 
     def evaluate(self, batch: Any) -> StepResult:
         """The loss and the logits of a batch, without an update."""
         with no_grad(), self.arithmetic():
-            return self._forward_and_read(self.share(batch))[1]
+            share = self.share(batch)
+            return joined(self.ranks, [share], [self._forward_and_read(share)[1]])[0]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the first array of a batch."""
@@ -166,7 +173,7 @@ class EagerStep(TrainingStep):
         return replace(batch, batch=arrays) if isinstance(batch, Share) else Share(arrays, 0, rows, rows)
 
     def _forward_and_read(self, share: Share) -> tuple[Tensor, StepResult]:
-        """(the loss of the share, the result of the whole batch)."""
+        """The loss and the result of the share."""
         with computing(share), random.rows_of_batch(share.first, share.batch[0].shape[0]):
             loss, logits = self.forward(share.batch)
         weight = label_weight(loss)
@@ -176,7 +183,7 @@ class EagerStep(TrainingStep):
         result = StepResult(value, share.rows, weight)
         if logits is not None and self.keep_logits:
             result = result._replace(logits=self.read_values(logits), labels=self.read_part(share.batch[1]))
-        return loss, joined(self.ranks, [share], [result])[0]
+        return loss, result
 
     def _to_backend(self, part: Any) -> Any:
         """Floats as a tensor of the step's dtype on the model's backend; integers as they are.
@@ -194,6 +201,11 @@ class EagerStep(TrainingStep):
         if backend.owns(part):
             return Tensor(backend.cast(part, self.dtype), backend)
         return tensor(part, dtype=self.dtype, backend=backend)
+
+
+def _check_finite(result: StepResult) -> None:
+    if not np.isfinite(result.loss):
+        raise FloatingPointError(f"the loss is {result.loss}")
 
 
 def _check_loss(name: str, loss: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -96,14 +96,14 @@ def joined_rows(ranks: Ranks, share: Share, values: np.ndarray) -> np.ndarray:
     return values if ranks.size == 1 else np.concatenate(ranks.gather("predictions", values[: share.rows]))
 
 
-def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
+def mean_moments(ranks: Ranks, buffers: Sequence[Any], weight: float) -> None:
     """Give every rank the mean of the ranks' running moments of batch norm.
 
     Args:
+        buffers: as `running_moments` finds them.
         weight: how much this rank's count; the weights of all ranks add up to 1.
     """
-    buffers = list(_running_moments(model)) if ranks.size > 1 else []
-    if not buffers:
+    if ranks.size == 1 or not buffers:
         return
     backend = buffers[0].backend
     if (devices := on_devices(ranks, backend)) is not None:
@@ -118,10 +118,10 @@ def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
         backend.copy(backend.asarray(mean.reshape(buffer.shape)), out=buffer.data)
 
 
-def _running_moments(model: Module) -> Iterator[Any]:
-    for _, module in model.named_modules():
-        if isinstance(module, BatchNorm2d) and not module.synchronised:
-            yield from (module.running_mean, module.running_var)
+def running_moments(model: Module) -> list[Any]:
+    """The running moments of a model's batch norms, but for those that take all ranks' samples anyway."""
+    norms = (module for _, module in model.named_modules() if isinstance(module, BatchNorm2d))
+    return [moment for norm in norms if not norm.synchronised for moment in (norm.running_mean, norm.running_var)]
 
 
 def begin_alike(

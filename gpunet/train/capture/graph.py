@@ -19,7 +19,7 @@ from gpunet.train.capture.inputs import GraphInputs
 from gpunet.train.capture.staleness import check_hooks
 from gpunet.train.eager import EagerStep
 from gpunet.train.gradients import UpdateGradients
-from gpunet.train.ranks import add, joined, mean_moments
+from gpunet.train.ranks import add, joined, mean_moments, running_moments
 from gpunet.train.step import StepResult
 
 
@@ -137,7 +137,7 @@ class StepGraph:
                 total = value if total is None else optimizer.arena.backend.binary("add", total, value)
                 gradients.add(loss, self.share.rows, self.share.total * batches)
         gradients.finish()
-        mean_moments(ranks, self._eager.model, self.share.rows / self.share.total)
+        mean_moments(ranks, running_moments(self._eager.model), self.share.rows / self.share.total)
         if optimizer.arena.written != written:
             raise BackendError("other parameters got a gradient than in the step before")
         if ranks.size > 1:
