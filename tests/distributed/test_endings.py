@@ -24,7 +24,7 @@ def ended(ranks, way, folder, *arguments):
 
 
 def test_an_error_of_one_rank_ends_all_and_says_which(tmp_path):
-    done = launched(3, "endings.py", "error", tmp_path, timeout=30)
+    done = launched(3, "endings.py", "error", tmp_path, timeout=100)
     assert done.returncode != 0
     assert "gpunet: rank 2 of 3 on " in done.stderr
     assert "RuntimeError: this rank alone" in done.stderr
@@ -37,7 +37,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_an_error_on_all(tmp_path):
 
 
 def test_ranks_that_drift_apart_are_found(tmp_path):
-    done = launched(3, "endings.py", "drift", tmp_path, timeout=30)
+    done = launched(3, "endings.py", "drift", tmp_path, timeout=100)
     assert done.returncode != 0
     assert "Trainer: the checksum of the parameters after epoch 1, step 5: " in done.stderr
     assert " on rank 2 (" in done.stderr
@@ -45,7 +45,7 @@ def test_ranks_that_drift_apart_are_found(tmp_path):
 
 
 def test_a_hook_that_stops_one_rank_alone_is_found(tmp_path):
-    done = launched(2, "endings.py", "alone", tmp_path, timeout=30)
+    done = launched(2, "endings.py", "alone", tmp_path, timeout=100)
     assert done.returncode != 0
     assert "gathers" in done.stderr
     assert "has a hook stopped one of them alone?" in done.stderr
@@ -86,7 +86,7 @@ def test_the_command_line_reports_what_all_ranks_meet_once(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()
     command = [MPIRUN, "-n", "2", "gpunet", "train", "--output", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode != 0
     assert done.stderr.count("gpunet train: ") == 1
 
@@ -95,7 +95,7 @@ def test_ranks_that_see_different_checkpoints_say_so(tmp_path):
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
     ended(1, "resumed", tmp_path / "0", 1)
-    done = launched(2, "endings.py", "apart", tmp_path, timeout=30)
+    done = launched(2, "endings.py", "apart", tmp_path, timeout=100)
     assert done.returncode != 0
     assert "checkpoints: [] on rank 1 (" in done.stderr
     assert "all ranks must see the same folder" in done.stderr
