@@ -16,6 +16,7 @@ def unlaunched(monkeypatch):
     """No launcher's variables, and a world that has not been asked for."""
     for name in (*launch.LAUNCHERS, *cores.RANKS_HERE, "GPUNET_RANKS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MPI4PY_LIBMPI", "none")  # which Open MPI's variable would have set, and left set
     launch.world.cache_clear()
     yield monkeypatch
     launch.world.cache_clear()
