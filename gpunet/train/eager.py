@@ -135,7 +135,7 @@ class EagerStep(TrainingStep):
         share = self.share(batch)
         x = share.batch[0]
         check_images(x)
-        with no_grad(), self.arithmetic(), random.rows_of_batch(share.first, len(x)):
+        with no_grad(), self.arithmetic(), random.rows_of_batch(share.first, x.shape[0]):
             return joined_rows(self.ranks, share, self.read_values(self.model(self._to_backend(x))))
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
