@@ -23,6 +23,7 @@ from gpunet.optim.schedule import Schedule
 from gpunet.precision import Precision
 from gpunet.train.batches import batch_arrays, check_batch, check_images
 from gpunet.train.gradients import UpdateGradients
+from gpunet.train.metrics import Metric
 from gpunet.train.ranks import ALIKE_EVERY, check_alike, joined, joined_rows, mean_moments, running_moments
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
@@ -35,7 +36,7 @@ class EagerStep(TrainingStep):
         loss: of the model's output and the second array of a batch.
         loss_step: takes the place of `loss`, if given.
         schedule: stepped after each update.
-        keep_logits: whether to read the logits to the host.
+        metrics: what measures each batch; the logits are read to the host if there are any.
         precision: in which dtype the floats of a batch are computed, that of the parameters if it
             names none; and how matrices are multiplied.
         batches_per_update: how many batches go into an update, see `UpdateGradients`.
@@ -50,14 +51,14 @@ class EagerStep(TrainingStep):
         loss: Loss,
         loss_step: LossStep | None = None,
         schedule: Schedule | None = None,
-        keep_logits: bool = True,
+        metrics: Sequence[Metric] = (),
         precision: Precision = Precision(),  # noqa: B008 - it cannot change
         batches_per_update: int = 1,
         ranks: Ranks = Alone(),  # noqa: B008
     ) -> None:
         self.model, self.optimizer, self.loss, self.loss_step = model, optimizer, loss, loss_step
         self.max_batches = self.batches_per_update = batches_per_update
-        self.schedule, self.keep_logits, self.ranks = schedule, keep_logits, ranks
+        self.schedule, self.metrics, self.ranks = schedule, metrics, ranks
         self._updates = 0
         self._moments: list[Any] | None = None
         self.precision, self.dtype = precision, np.dtype(precision.stored or optimizer.arena.dtype)
@@ -80,7 +81,7 @@ class EagerStep(TrainingStep):
                 gradients.add(loss, share.rows, rows)
                 results.append(result._replace(rate=rate))
             gradients.finish()
-            results = joined(self.ranks, shares, results)  # here, where the ranks have met anyway
+            results = joined(self.ranks, shares, results, self.metrics)  # here, where the ranks have met anyway
             for result in results:
                 _check_finite(result)
             if self._moments is None or step == 0:  # a hook may have changed the model since the last epoch
@@ -128,7 +129,7 @@ class EagerStep(TrainingStep):
         """The loss and the logits of a batch, without an update."""
         with no_grad(), self.arithmetic():
             share = self.share(batch)
-            return joined(self.ranks, [share], [self._forward_and_read(share)[1]])[0]
+            return joined(self.ranks, [share], [self._forward_and_read(share)[1]], self.metrics)[0]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the first array of a batch."""
@@ -181,7 +182,7 @@ class EagerStep(TrainingStep):
             value = loss.item()
         weight = None if weight is None else float(self.optimizer.arena.backend.to_numpy(weight))
         result = StepResult(value, share.rows, weight)
-        if logits is not None and self.keep_logits:
+        if logits is not None and self.metrics:
             result = result._replace(logits=self.read_values(logits), labels=self.read_part(share.batch[1]))
         return loss, result
 

@@ -15,7 +15,8 @@ from gpunet.train.checks import check_loader
 from gpunet.train.eager import EagerStep
 from gpunet.train.history import numbers_of
 from gpunet.train.interrupt import Interrupt, watch_interrupts
-from gpunet.train.metrics import EpochMeter, Metric
+from gpunet.train.meter import EpochMeter
+from gpunet.train.metrics import Metric
 
 
 def measured(

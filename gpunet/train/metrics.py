@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from gpunet.geometry import positive_int
-from gpunet.train.step import StepResult
 
 __all__ = ["F1", "Accuracy", "ConfusionMatrix", "Metric", "Precision", "Recall", "TopK"]
 
@@ -32,9 +31,24 @@ class Metric(Protocol):
     def value(self) -> Any:
         """A number or an array, over all batches since `reset`.
 
-        A metric may also have `state_dict`, what it has added up as JSON can hold it, and
-        `load_state_dict`: a checkpoint within an epoch then keeps it.
+        A metric may also have
+
+        - `state_dict`, what it has added up as JSON can hold it, and `load_state_dict`: a checkpoint
+          within an epoch then keeps it;
+        - `measure` and `add`, see `Measures`: several ranks then tell each other what each has
+          measured of its share of a batch. Without these they gather the logits.
         """
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A metric whose `update` first measures a batch, and then adds that up."""
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> Any:
+        """What a batch, or a part of it, gives; it changes nothing, and pickle takes the result."""
+
+    def add(self, measured: Any) -> None:
+        """Add up what a batch has given, or each of its parts."""
 
 
 class Mean:
@@ -49,7 +63,11 @@ class Mean:
 
     def update(self, value: float, weight: float) -> None:
         """Add a value that counts `weight` times."""
-        self.total += value * weight
+        self.add(value * weight, weight)
+
+    def add(self, total: float, weight: float) -> None:
+        """Add the sum of so many values."""
+        self.total += total
         self.weight += weight
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,9 +99,16 @@ class _Share:
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: logits (…, K), integer labels (…)."""
+        self.add(self.measure(logits, labels))
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
+        """(hits, labels) of a batch."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
-        if len(flat):
-            self._mean.update(float(self.hits(rows, flat).mean()), len(flat))
+        return (int(self.hits(rows, flat).sum()), len(flat)) if len(flat) else (0, 0)
+
+    def add(self, counts: tuple[int, int]) -> None:
+        """Add what `measure` has found."""
+        self._mean.add(*counts)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been added up."""
@@ -116,10 +141,6 @@ class Accuracy(_Share):
 
     def __init__(self, ignore_index: int | None = None) -> None:
         super().__init__(ignore_index)
-
-    def count(self, correct: int, labels: int) -> None:
-        """Add a batch of which the hits have been counted: `correct` of so many labels."""
-        self._mean.update(correct / labels, labels)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether the first largest logit is the label's; never where a logit is NaN."""
@@ -182,14 +203,24 @@ class ConfusionMatrix:
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: logits (…, K), integer labels (…)."""
+        self.add(self.measure(logits, labels))
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """(classes, the elements of the matrix that a batch adds to, how much)."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         classes = rows.shape[-1]
+        counts = np.bincount(flat.astype(np.int64) * classes + rows.argmax(axis=-1))
+        found = counts.nonzero()[0]
+        return classes, found, counts[found]
+
+    def add(self, counts: tuple[int, np.ndarray, np.ndarray]) -> None:
+        """Add what `measure` has found."""
+        classes, elements, more = counts
         if not self.matrix.size:
             self.matrix = np.zeros((classes, classes), np.int64)
         if self.matrix.shape != (classes, classes):
             raise ValueError(f"{self.name}: logits have {classes} classes, not {len(self.matrix)}")
-        pairs = flat.astype(np.int64) * classes + rows.argmax(axis=-1)
-        self.matrix += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        self.matrix.reshape(-1)[elements] += more
 
 
 class ByClass(ConfusionMatrix):
@@ -260,49 +291,6 @@ class F1(ByClass):
 
     def _shares(self, hits: Any, labels: Any, guesses: Any) -> Any:
         return 2 * hits / np.maximum(labels + guesses, 1)
-
-
-class EpochMeter:
-    """Measures the loss and the metrics of one pass over a loader.
-
-    Attributes:
-        rows: how many rows have been measured.
-    """
-
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self.metrics, self._loss, self.rows = metrics, Mean(), 0
-        for metric in metrics:
-            metric.reset()
-
-    def update(self, result: StepResult) -> None:
-        """Add a batch."""
-        self.rows += result.rows
-        self._loss.update(result.loss, result.rows if result.label_weight is None else result.label_weight)
-        for metric in self.metrics:
-            if result.correct is not None and isinstance(metric, Accuracy):
-                metric.count(*result.correct)
-            elif result.logits is not None:
-                metric.update(result.logits, result.labels)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What has been added up, without metrics that have no state to give."""
-        kept = {metric.name: metric.state_dict() for metric in self.metrics if hasattr(metric, "state_dict")}
-        return {"rows": self.rows, "loss": self._loss.state_dict(), "metrics": kept}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
-        """Take up what `state_dict` returned -> the names of metrics of which it has nothing."""
-        self.rows = state["rows"]
-        self._loss.load_state_dict(state["loss"])
-        known = {metric.name: metric for metric in self.metrics if hasattr(metric, "load_state_dict")}
-        for name, kept in state["metrics"].items():
-            if name in known:
-                known[name].load_state_dict(kept)
-        return [metric.name for metric in self.metrics if metric.name not in state["metrics"]]
-
-    def values(self) -> dict[str, Any]:
-        """The loss and the metrics by name."""
-        ignored = self.rows and not self._loss.weight  # then the loss is 0, as that of a batch is
-        return {"loss": 0.0 if ignored else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
 
 
 def make_metrics(metrics: Sequence[str | Metric] | None, logits: bool = True) -> list[Metric]:

@@ -16,6 +16,8 @@ from gpunet.distributed.nccl import NcclRanks, why_unavailable
 from gpunet.errors import warn
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.train.meter import measured
+from gpunet.train.metrics import Metric
 from gpunet.train.step import StepResult
 
 ALIKE_EVERY = 100
@@ -52,15 +54,20 @@ def add(ranks: Ranks, backend: Backend, array: Array) -> None:
         backend.copy(backend.asarray(host), out=array)
 
 
-def joined(ranks: Ranks, shares: Sequence[Share], results: Sequence[StepResult]) -> list[StepResult]:
+def joined(
+    ranks: Ranks, shares: Sequence[Share], results: Sequence[StepResult], metrics: Sequence[Metric]
+) -> list[StepResult]:
     """The results of whole batches, of each of which each rank has computed its share.
 
-    Losses count by the rows of a share, or by the weight of its labels. Logits and labels come in the
-    order of the rows, so that metrics measure what one rank alone would measure.
+    Losses count by the rows of a share, or by the weight of its labels. Metrics measure each share;
+    for those that take logits, these and the labels come in the order of the rows.
     """
     if ranks.size == 1:
         return list(results)
-    own = [(share.total, result if share.rows else None) for share, result in zip(shares, results, strict=True)]
+    own = [
+        (share.total, measured(metrics, result) if share.rows else None)
+        for share, result in zip(shares, results, strict=True)
+    ]
     gathered = list(zip(*ranks.gather("the results of batches", own), strict=True))
     for of_batch in gathered:
         if len({total for total, _ in of_batch}) > 1:
@@ -80,14 +87,13 @@ def _joined(results: Sequence[StepResult], rows: int, result: StepResult) -> Ste
     total = sum(weights)
     loss = sum(each.loss * weight for each, weight in zip(results, weights, strict=True)) / total if total else 0.0
     logits = [each.logits for each in results if each.logits is not None]
-    counts = list(zip(*(each.correct for each in results if each.correct is not None), strict=True))
     return result._replace(
         loss=loss,
         rows=rows,
         label_weight=None if result.label_weight is None else total,
         logits=np.concatenate(logits) if logits else None,
         labels=np.concatenate([each.labels for each in results]) if logits else None,
-        correct=None if result.correct is None else (sum(counts[0]), sum(counts[1])),
+        measured=tuple(of_share for each in results for of_share in each.measured),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from gpunet.errors import warn
 from gpunet.train.history import numbers_of
-from gpunet.train.metrics import EpochMeter, Metric
+from gpunet.train.meter import EpochMeter
+from gpunet.train.metrics import Metric
 
 
 class RunningEpoch:

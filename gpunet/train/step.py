@@ -28,8 +28,9 @@ class StepResult(NamedTuple):
     logits: np.ndarray | None = None
     """None where a `LossStep` computed the loss, or where no metric reads the logits."""
     labels: Any = None
-    correct: tuple[int, int] | None = None
-    """(correct labels, all labels) if the device has counted them, so that no logits are read."""
+    measured: tuple[tuple[Any, ...], ...] = ()
+    """Of each share of the batch, what each metric has measured, see `Metric.measure`; empty where
+    metrics are to take the logits."""
     rate: float = nan
     """The learning rate of the optimizer's first group in this step."""
 

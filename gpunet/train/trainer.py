@@ -126,7 +126,7 @@ class Trainer:
             optimizer.compute_in(split.stored)
         self._eager = EagerStep(
             model, optimizer, loss=loss, loss_step=loss_step, schedule=self._step_schedule,
-            keep_logits=bool(self.metrics), precision=split, batches_per_update=batches_per_update, ranks=ranks,
+            metrics=self.metrics, precision=split, batches_per_update=batches_per_update, ranks=ranks,
         )  # fmt: skip
         self._step: TrainingStep = self._eager
         if recorder is not None:

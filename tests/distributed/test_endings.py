@@ -10,6 +10,7 @@ from helpers.ranks import MPIRUN, launched, needs_mpi, succeeded
 from gpunet.distributed import Alone, Share
 from gpunet.train import StopTraining
 from gpunet.train.interrupt import Interrupt
+from gpunet.train.metrics import make_metrics
 from gpunet.train.ranks import joined
 from gpunet.train.step import StepResult
 
@@ -101,6 +102,18 @@ def test_ranks_that_see_different_checkpoints_say_so(tmp_path):
     assert "all ranks must see the same folder" in done.stderr
 
 
+class Logits:
+    """A metric that takes them."""
+
+    name, value = "logits", 0.0
+
+    def reset(self):
+        pass
+
+    def update(self, logits, labels):
+        pass
+
+
 def test_batches_must_be_those_of_all_ranks():
     class Two(Alone):
         size = 2
@@ -112,7 +125,26 @@ def test_batches_must_be_those_of_all_ranks():
     with pytest.raises(
         ValueError, match=r"a batch has \[24, 8\] rows on the ranks: each must be given the whole batch"
     ):
-        joined(Two(), [share], [StepResult(1.0, 12)])
+        joined(Two(), [share], [StepResult(1.0, 12)], [])
+
+
+@pytest.mark.parametrize(("metrics", "sent"), [(["accuracy", "f1"], False), (["accuracy", Logits()], True)])
+def test_logits_are_sent_only_where_a_metric_takes_them(metrics, sent):
+    told = []
+
+    class Two(Alone):
+        size = 2
+
+        def gather(self, what, value):
+            told.append(value)
+            return [value, value]
+
+    share = Share((np.zeros((12, 1)),), 0, 12, 24)
+    own = StepResult(1.0, 12, logits=np.eye(12, 3), labels=np.zeros(12, int))
+    (result,) = joined(Two(), [share], [own], make_metrics(metrics))
+    assert [each.logits is not None for ((_, each),) in told] == [sent]
+    assert (result.logits is None) != sent
+    assert [counts[0] for counts in result.measured] == [(10, 12)] * 2
 
 
 def test_a_signal_that_comes_while_ranks_agree_is_of_the_next_check():

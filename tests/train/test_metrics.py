@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,29 @@ def test_top_k_agrees_with_a_stable_sort(k, rng):
 def test_top_1_is_the_accuracy():
     labels = [0, 1, 1, 2]
     assert measure(TopK(1), (LOGITS, labels)) == measure(Accuracy(), (LOGITS, labels)) == 0.75
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Accuracy, lambda **options: TopK(2, **options), ConfusionMatrix, lambda **options: F1(None, **options)],
+    ids=["accuracy", "top2", "confusion", "f1"],
+)
+@pytest.mark.parametrize("ignore_index", [None, 1])
+def test_parts_of_a_batch_measure_what_the_batch_measures(make, ignore_index, rng):
+    logits, labels = rng.normal(size=(40, 3, 4)), rng.integers(0, 4, (40, 3))
+    labels[10:20] = 1  # a part that may be ignored as a whole
+    whole, parts = make(ignore_index=ignore_index), make(ignore_index=ignore_index)
+    whole.update(logits, labels)
+    for i in range(0, 40, 10):
+        parts.add(pickle.loads(pickle.dumps(parts.measure(logits[i : i + 10], labels[i : i + 10]))))
+    np.testing.assert_array_equal(parts.value, whole.value)
+
+
+def test_parts_with_other_classes_are_refused():
+    metric = ConfusionMatrix()
+    metric.add(metric.measure(LOGITS, np.array([0, 1, 2, 0])))
+    with pytest.raises(ValueError, match="confusion: logits have 2 classes, not 3"):
+        metric.add(metric.measure(LOGITS[:, :2], np.array([0, 1, 1, 0])))
 
 
 def test_nan_is_never_a_hit():

@@ -99,7 +99,7 @@ class StepGraph:
             rates: the learning rate of each update of the graph.
         """
         own = list(self._read_own(reports, rates))
-        return joined(self._eager.ranks, [self.share] * len(own), own)
+        return joined(self._eager.ranks, [self.share] * len(own), own, self._eager.metrics)
 
     def _read_own(self, reports: Sequence[tuple[float, int, int]], rates: Sequence[float]) -> Iterator[StepResult]:
         """The results of this rank's shares."""
@@ -110,7 +110,8 @@ class StepGraph:
             u = i // self.batches_per_update
             result = StepResult(losses[i], self.share.rows, None if weights is None else weights[i], rate=rates[u])
             if self.labels:
-                result = result._replace(correct=(reports[u][1], self.labels))
+                counts = (reports[u][1], self.labels)
+                result = result._replace(measured=((counts,) * len(self._eager.metrics),))
             elif self.logits:
                 labels = self._eager.read_part(self.inputs.batches.labels(i))
                 result = result._replace(logits=self._eager.read_values(self.logits[i]), labels=labels)
@@ -162,7 +163,7 @@ class StepGraph:
         correct = correct_count(loss) if self._count_correct and self.batches_per_update == 1 else None
         if correct is not None:
             self.labels = parts[1].size
-        elif logits is not None and self._eager.keep_logits:
+        elif logits is not None and self._eager.metrics:
             self.logits.append(logits.detach())
         if self.losses is not None:
             backend.copy(loss.data.reshape(()), out=row(self.losses, i))

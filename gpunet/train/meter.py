@@ -1,0 +1,65 @@
+"""The loss and the metrics of a pass over data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpunet.train.metrics import Mean, Measures, Metric
+from gpunet.train.step import StepResult
+
+
+class EpochMeter:
+    """Measures the loss and the metrics of one pass over a loader.
+
+    Attributes:
+        rows: how many rows have been measured.
+    """
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.metrics, self._loss, self.rows = metrics, Mean(), 0
+        for metric in metrics:
+            metric.reset()
+
+    def update(self, result: StepResult) -> None:
+        """Add a batch."""
+        self.rows += result.rows
+        self._loss.update(result.loss, result.rows if result.label_weight is None else result.label_weight)
+        for i, metric in enumerate(self.metrics):
+            if result.measured and isinstance(metric, Measures):
+                for of_share in result.measured:
+                    metric.add(of_share[i])
+            elif result.logits is not None:
+                metric.update(result.logits, result.labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been added up, without metrics that have no state to give."""
+        kept = {metric.name: metric.state_dict() for metric in self.metrics if hasattr(metric, "state_dict")}
+        return {"rows": self.rows, "loss": self._loss.state_dict(), "metrics": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Take up what `state_dict` returned -> the names of metrics of which it has nothing."""
+        self.rows = state["rows"]
+        self._loss.load_state_dict(state["loss"])
+        known = {metric.name: metric for metric in self.metrics if hasattr(metric, "load_state_dict")}
+        for name, kept in state["metrics"].items():
+            if name in known:
+                known[name].load_state_dict(kept)
+        return [metric.name for metric in self.metrics if metric.name not in state["metrics"]]
+
+    def values(self) -> dict[str, Any]:
+        """The loss and the metrics by name."""
+        ignored = self.rows and not self._loss.weight  # then the loss is 0, as that of a batch is
+        return {"loss": 0.0 if ignored else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
+
+
+def measured(metrics: Sequence[Metric], result: StepResult) -> StepResult:
+    """The result with what metrics measure in place of its logits, which stay only if one takes them."""
+    if result.logits is None:
+        return result
+    of_share = tuple(
+        metric.measure(result.logits, result.labels) if isinstance(metric, Measures) else None for metric in metrics
+    )
+    if all(isinstance(metric, Measures) for metric in metrics):
+        result = result._replace(logits=None, labels=None)
+    return result._replace(measured=(of_share,))
