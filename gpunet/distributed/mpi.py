@@ -136,6 +136,11 @@ class MpiRanks:
         """See `Ranks`."""
         return self._waiting("the GPU")
 
+    def watch(self, check: Callable[[], str]) -> None:
+        """See `Ranks`; nothing is checked where nobody watches."""
+        if self._watch is not None:
+            self._watch.checks.append(check)
+
     @contextmanager
     def _waiting(self, what: str) -> Iterator[None]:
         before = self._place.waiting

@@ -24,9 +24,10 @@ class NcclRanks:
     """Adds up and copies arrays over the ranks, on their devices.
 
     Every call is collective: all ranks make the same ones, with arrays of the same sizes and dtypes,
-    in one order. NCCL does not check that; ranks that differ wait for each other for ever. A call is
-    put on CuPy's current stream and does not wait, so that it can be captured in a graph. The first
-    one imports PyTorch where that is installed (``buffer.py: NcclBuffer``).
+    in one order. NCCL does not check that; ranks that differ wait for each other for ever. All of
+    them run on one stream of this object's own, behind what CuPy's current stream has to do; the
+    host waits for none, so that they can be captured in a graph, with the order between the two
+    streams. The first one imports PyTorch where that is installed (``buffer.py: NcclBuffer``).
 
     The communicator lives as long as the process. Neither ``Communicator.destroy`` nor ``abort`` is
     called at the end, for both wait until no captured graph uses it any more (``commDestroySync``:
@@ -55,6 +56,8 @@ class NcclRanks:
             made = bytes(nccl.core.get_unique_id()) if ranks.leads else b""
             unique = nccl.core.UniqueId.from_bytes(ranks.from_first(made))
             self._communicator = nccl.core.Communicator.init(ranks.size, ranks.rank, unique)
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+        ranks.watch(self._failure)
 
     def add(self, *arrays: Any) -> None:
         """Add up each array over the ranks, in place: every rank has the sum, with the same bits.
@@ -64,9 +67,18 @@ class NcclRanks:
         Raises:
             ValueError: an array that is not C-contiguous.
             BackendError: NCCL refuses, for instance arrays of another device.
+        """
+        self.begin_add(*arrays)()
+
+    def begin_add(self, *arrays: Any) -> Callable[[], None]:
+        """Begin to `add`, and go on -> what lets the current stream wait until the arrays hold the sums.
+
+        Nothing may touch the arrays meanwhile. In a capture, that wait must be a part of the graph.
         ``communicator.py: Communicator.reduce`` takes equal addresses as a sum in place.
         """
-        self._call("add", arrays, lambda a, stream: self._communicator.allreduce(a, a, self._nccl.SUM, stream=stream))
+        return self._begin(
+            "add", arrays, lambda a, stream: self._communicator.allreduce(a, a, self._nccl.SUM, stream=stream)
+        )
 
     def copy_from_first(self, *arrays: Any) -> None:
         """Write each of rank 0's arrays into that of every other rank.
@@ -77,18 +89,36 @@ class NcclRanks:
             ValueError, BackendError: as for `add`.
         ``communicator.py: Communicator.broadcast`` reads the first argument on the root alone.
         """
-        self._call("copy_from_first", arrays, lambda a, stream: self._communicator.broadcast(a, a, 0, stream=stream))
+        self._begin("copy_from_first", arrays, lambda a, stream: self._communicator.broadcast(a, a, 0, stream=stream))()
 
-    def _call(self, operation: str, arrays: tuple[Any, ...], call: Callable[[Any, int], None]) -> None:
-        """Call NCCL for each array that has elements, in one group, on the current stream."""
+    def _failure(self) -> str:
+        """What has gone wrong on the way between the GPUs, such as a link that is down; "" if nothing has.
+
+        NCCL tells it through ``Communicator.get_async_error`` alone, and what waits for a sum would
+        wait for ever.
+        """
+        state = self._communicator.get_async_error()
+        return "" if state.name in ("Success", "InProgress") else f"NCCL reports: {state.name}"
+
+    def _begin(self, operation: str, arrays: tuple[Any, ...], call: Callable[[Any, int], None]) -> Callable[[], None]:
+        """Call NCCL for each array that has elements, in one group -> what lets the current stream wait."""
         for array in arrays:
             if not array.flags.c_contiguous:  # resolve_array looks at address and size alone
                 raise ValueError(f"NCCL: {operation} takes C-contiguous arrays, got strides {array.strides}")
-        with self._calling(operation), self._nccl.group():
-            stream = int(self._cupy.cuda.get_current_stream().ptr)
-            for array in arrays:
-                if array.size:
-                    call(array, stream)
+        cuda, own = self._cupy.cuda, self._stream
+        with self._calling(operation):
+            own.wait_event(cuda.get_current_stream().record(cuda.Event(disable_timing=True)))
+            with self._nccl.group():
+                for array in arrays:
+                    if array.size:
+                        call(array, int(own.ptr))
+            done = own.record(cuda.Event(disable_timing=True))
+
+        def wait() -> None:
+            with self._device:
+                cuda.get_current_stream().wait_event(done)
+
+        return wait
 
     @contextmanager
     def _calling(self, operation: str) -> Iterator[None]:

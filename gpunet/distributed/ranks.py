@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Ranks(Hashable, Protocol):
     """The processes of one run.
 
-    All but `note`, `waiting` and `abort` are collective: each rank must make the same calls in the same order, and waits
-    for the others in each.
+    All but `note`, `waiting`, `watch` and `abort` are collective: each rank must make the same calls
+    in the same order, and waits for the others in each.
     """
 
     rank: int
@@ -66,6 +66,13 @@ class Ranks(Hashable, Protocol):
 
     def waiting(self) -> AbstractContextManager[None]:
         """A context in which this rank may wait for the others by other means than these; not collective."""
+
+    def watch(self, check: Callable[[], str]) -> None:
+        """Have a thread call `check` each second from now on; not collective.
+
+        Args:
+            check: says what has gone wrong on this rank, which ends all ranks; nothing if it says "".
+        """
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """End all ranks at once, wherever they are.
@@ -123,6 +130,9 @@ class Alone:
     def waiting(self) -> AbstractContextManager[None]:
         """See `Ranks`."""
         return nullcontext()
+
+    def watch(self, check: Callable[[], str]) -> None:
+        """See `Ranks`."""
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """See `Ranks`."""

@@ -108,11 +108,14 @@ class Watch:
     Args:
         place: of this rank; others write it.
         abort: ends all ranks, with a reason.
+    Attributes:
+        checks: called at each beat, from this thread; one that says something ends all ranks.
     """
 
     def __init__(self, place: Place, abort: Callable[[str], NoReturn]) -> None:
         self._place, self._abort = place, abort
         self._peers: list[Peer] = []
+        self.checks: list[Callable[[], str]] = []
         self._woke, self._spoke, self._process = monotonic(), 0.0, os.getpid()
 
     def leave(self) -> None:
@@ -141,9 +144,11 @@ class Watch:
         raise NotImplementedError
 
     def _speak(self) -> None:
-        """Say where this rank is, once for each beat."""
+        """Say where this rank is, once for each beat; abort where one of its checks has found something."""
         if monotonic() - self._spoke >= 0.9 * BEAT:
             self._spoke = monotonic()
+            for why in filter(None, (check() for check in list(self.checks))):
+                self._abort(f"at {self._place.at}, {why}")
             for peer in self._peers:
                 peer.say(**self._place.word())
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from gpunet.arena import Arena
 from gpunet.distributed import Ranks
-from gpunet.train.ranks import add
+from gpunet.train.ranks import begin_add
 
 LEAST_BYTES = 1 << 20
 """Of a bucket; a message takes some microseconds, whatever its length."""
@@ -58,13 +56,8 @@ class Buckets:
         for written, run in groupby(segments, key=arena.written.__getitem__):
             if written:
                 first, *others = run
-                self._send(arena.grad[arena.bounds[first, 0] : arena.bounds[others[-1] if others else first, 1]])
-
-    def _send(self, gradient: Any) -> None:
-        if isinstance(gradient, np.ndarray):
-            self._waits.append(self._ranks.begin_add(gradient))
-        else:  # NCCL goes on beside the host, and in the graph of a captured step
-            add(self._ranks, self._arena.backend, gradient)
+                gradient = arena.grad[arena.bounds[first, 0] : arena.bounds[others[-1] if others else first, 1]]
+                self._waits.append(begin_add(self._ranks, arena.backend, gradient))
 
 
 def _segments_of_buckets(arena: Arena) -> list[range]:

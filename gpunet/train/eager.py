@@ -94,7 +94,7 @@ class EagerStep(TrainingStep):
         return iter(results)
 
     def count_updates(self, updates: int, place: str) -> None:
-        """Compare the ranks' parameters where these updates, behind which `place` is, make it due.
+        """Compare what the ranks have where these updates, behind which `place` is, make it due.
 
         Raises:
             RuntimeError: they are not the same on all ranks.
@@ -102,7 +102,7 @@ class EagerStep(TrainingStep):
         due = self._updates // ALIKE_EVERY < (self._updates + updates) // ALIKE_EVERY
         self._updates += updates
         if self.ranks.size > 1 and due:
-            check_alike(self.ranks, self.optimizer, place)
+            check_alike(self.ranks, self.model, self.optimizer, place)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -42,16 +42,23 @@ def on_devices(ranks: Ranks, backend: Backend) -> NcclRanks | None:
 
 def add(ranks: Ranks, backend: Backend, array: Array) -> None:
     """Add up an array of the backend over the ranks, in place: on the devices if NCCL joins them."""
-    if ranks.size == 1:
-        return
     if isinstance(array, np.ndarray):
         ranks.add(array)
-    elif (devices := on_devices(ranks, backend)) is not None:
-        devices.add(array)
     else:
+        begin_add(ranks, backend, array)()
+
+
+def begin_add(ranks: Ranks, backend: Backend, array: Array) -> Callable[[], None]:
+    """Begin to `add`, and go on -> what waits, on the device if it is added up there."""
+    if isinstance(array, np.ndarray):
+        return ranks.begin_add(array)
+    if (devices := on_devices(ranks, backend)) is not None:
+        return devices.begin_add(array)
+    if ranks.size > 1:
         host = backend.to_numpy(array)
         ranks.add(host)
         backend.copy(backend.asarray(host), out=array)
+    return lambda: None
 
 
 def joined(
@@ -154,8 +161,8 @@ def begin_alike(
     arena.version += 1
 
 
-def check_alike(ranks: Ranks, optimizer: Optimizer, place: str) -> None:
-    """Compare the parameters of all ranks, bit for bit.
+def check_alike(ranks: Ranks, model: Module, optimizer: Optimizer, place: str) -> None:
+    """Compare what all ranks have, bit for bit: parameters, the optimizer's arrays and buffers.
 
     Args:
         place: where the run is, for the error.
@@ -165,8 +172,16 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str) -> None:
     if ranks.size == 1:
         return
     arena = optimizer.arena
-    own = zlib.crc32(arena.backend.to_numpy(arena.data).tobytes())
-    expect_alike(
-        ranks, f"Trainer: the checksum of the parameters after {place}", own,
-        "a hook, a loss or a transform does something else on that rank, or its processor is of another kind",
-    )  # fmt: skip
+    compared = {
+        "parameters": [arena.data],
+        "optimizer's arrays": arena.slots.values(),
+        "buffers": [buffer.data for _, buffer in model.named_buffers()],
+    }
+    for what, arrays in compared.items():
+        own = 0
+        for array in arrays:
+            own = zlib.crc32(arena.backend.to_numpy(array).tobytes(), own)
+        expect_alike(
+            ranks, f"Trainer: the checksum of the {what} after {place}", own,
+            "a hook, a loss or a transform does something else on that rank, or its processor is of another kind",
+        )  # fmt: skip

@@ -341,7 +341,7 @@ class Trainer:
         rate = self._run_steps(loader, interrupt)
         row = {"epoch": self.epoch + 1, **self.running}
         speed = row.pop("images_per_second")
-        checks.check_parameters(self.optimizer, self.epoch + 1, self._ranks)
+        checks.check_parameters(self.model, self.optimizer, self.epoch + 1, self._ranks)
         if valid is not None:
             row |= self._validate(valid, interrupt)
         return row | {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}

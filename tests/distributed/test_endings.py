@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from helpers.ranks import MPIRUN, launched, needs_mpi, succeeded
 
+from gpunet import nn, optim
 from gpunet.distributed import Alone, Share
 from gpunet.train import StopTraining
 from gpunet.train.interrupt import Interrupt
 from gpunet.train.metrics import make_metrics
-from gpunet.train.ranks import joined
+from gpunet.train.ranks import check_alike, joined
 from gpunet.train.step import StepResult
 
 pytestmark = needs_mpi
@@ -145,6 +146,34 @@ def test_logits_are_sent_only_where_a_metric_takes_them(metrics, sent):
     assert [each.logits is not None for ((_, each),) in told] == [sent]
     assert (result.logits is None) != sent
     assert [counts[0] for counts in result.measured] == [(10, 12)] * 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [(0, None), (1, "the parameters"), (2, "the optimizer's arrays"), (3, "the buffers")],
+)
+def test_parameters_buffers_and_slots_must_be_alike(changed, what):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm2d(4))
+    optimizer = optim.Adam(model.parameters())
+    places = [optimizer.arena.data, list(optimizer.arena.slots.values())[-1], model[1].running_var.data]
+
+    class Two(Alone):
+        size = 2
+        told = ()
+
+        def gather(self, what, value):
+            self.told = [*self.told, value]
+            return [value, given.pop(0)] if given else [value, value]
+
+    given, first = [], Two()
+    check_alike(first, model, optimizer, "step 5")
+    given = first.told
+    if what is None:
+        check_alike(Two(), model, optimizer, "step 5")
+        return
+    places[changed - 1][-1] += 1e-3
+    with pytest.raises(RuntimeError, match=f"Trainer: the checksum of {what} after step 5: "):
+        check_alike(Two(), model, optimizer, "step 5")
 
 
 def test_a_signal_that_comes_while_ranks_agree_is_of_the_next_check():

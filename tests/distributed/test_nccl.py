@@ -133,7 +133,8 @@ def test_the_stand_in_has_the_signatures_of_nccl4py(monkeypatch):
     ours = {"__name__": "stand_in"}
     exec(compile(source, "stand_in", "exec"), ours)
     functions = ["get_version", "get_unique_id", "group_start", "group_end", "group", "UniqueId.from_bytes"]
-    methods = ["init", "initialize", "allreduce", "reduce", "broadcast", "_check_valid", "_validate_buffer_device"]
+    methods = ["init", "initialize", "allreduce", "reduce", "broadcast", "get_async_error"]
+    methods += ["_check_valid", "_validate_buffer_device"]
     for name in (*functions, *(f"Communicator.{method}" for method in methods)):
         owner, _, method = name.rpartition(".")
         found = [
@@ -204,6 +205,13 @@ def test_a_rank_that_leaves_ends_those_whose_gpus_wait_for_it(launches, tmp_path
     done = launched(2, "on_gpus.py", tmp_path, True, "left", environment=environment(), timeout=60)
     assert done.returncode != 0
     assert re.search("rank 1 on .*, last seen at epoch 1, step 4, has ended its program while others wait", done.stderr)
+
+
+@needs_mpi
+def test_a_link_between_gpus_that_fails_ends_all_ranks(launches, tmp_path):
+    done = launched(2, "on_gpus.py", tmp_path, False, "link down", environment=environment(), timeout=60)
+    assert done.returncode != 0
+    assert re.search("at epoch 1, step 4, NCCL reports: RemoteError .reported by rank 1 of 2 on ", done.stderr)
 
 
 @needs_mpi

@@ -67,6 +67,16 @@ def waited(found, seconds=3.0):
     return found[0] if found else None
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_a_check_finds_ends_all(reasons, rank):
+    places, centre, spokes = watched(reasons)
+    found = ["", ""]
+    places[rank].at = "epoch 1, step 4"
+    [centre, *spokes][rank].checks.append(lambda: found.pop() if found else "a link is down")
+    assert waited(reasons) == "at epoch 1, step 4, a link is down"
+    assert not found
+
+
 def test_ranks_that_speak_are_left_alone(reasons):
     watched(reasons)
     time.sleep(1.2)

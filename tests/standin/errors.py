@@ -7,7 +7,8 @@ from typing import Any
 RUNTIME = {
     "InvalidValue": 1, "MemoryAllocation": 2, "InvalidDevice": 101, "InvalidResourceHandle": 400, "IllegalState": 401,
     "NotReady": 600, "IllegalAddress": 700, "LaunchFailure": 719, "StreamCaptureUnsupported": 900,
-    "StreamCaptureInvalidated": 901, "StreamCaptureIsolation": 905, "StreamCaptureImplicit": 906, "CapturedEvent": 907,
+    "StreamCaptureInvalidated": 901, "StreamCaptureMerge": 902, "StreamCaptureUnmatched": 903, "StreamCaptureUnjoined": 904,
+    "StreamCaptureIsolation": 905, "StreamCaptureImplicit": 906, "CapturedEvent": 907,
 }  # fmt: skip
 """The numbers of cudaError…, from the CUDA runtime's driver_types.h."""
 DRIVER = {"INVALID_VALUE": 1, "INVALID_IMAGE": 200, "INVALID_HANDLE": 400, "NOT_FOUND": 500}

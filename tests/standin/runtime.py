@@ -8,7 +8,8 @@ from typing import Any
 
 from standin.device import Machine
 from standin.errors import RUNTIME, runtime_error
-from standin.streams import LEGACY, RELAXED, Capture, Event, Graph, Stream
+from standin.graphs import Capture, Graph
+from standin.streams import LEGACY, RELAXED, Event, Stream
 
 H2D, D2H, D2D, DEFAULT = 1, 2, 3, 4
 """The values of cudaMemcpyKind."""
@@ -317,7 +318,7 @@ class Runtime:
             raise runtime_error("StreamCaptureUnsupported")
         if which.capture:
             raise runtime_error("IllegalState")
-        which.capture = Capture(RELAXED if mode == -1 else mode)
+        Capture(which, RELAXED if mode == -1 else mode)
 
     def streamEndCapture(self, stream: int) -> int:
         queue, which = self.machine.stream(stream)
@@ -332,7 +333,8 @@ class Runtime:
         return which.capture is not None
 
     def graphInstantiate(self, graph: int) -> int:
-        return self.machine.new(Graph(self.machine.get(graph).nodes))
+        captured = self.machine.get(graph)
+        return self.machine.new(Graph(captured.late, captured.early))
 
     def graphDestroy(self, graph: int) -> None:
         self.machine.drop(graph)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from standin.errors import runtime_error
+from standin.graphs import Capture, Graph, Node
 
 LEGACY = (0, 1)
 """The handles of the default stream. It waits for all blocking streams, and they wait for it."""
@@ -64,18 +65,6 @@ class Task:
                     task.run()
 
 
-class Capture:
-    """The work that a stream records.
-
-    Args:
-        mode: a cudaStreamCaptureMode.
-    """
-
-    def __init__(self, mode: int):
-        self.mode, self.valid = mode, True
-        self.nodes: list[Callable[[], None]] = []
-
-
 class Stream:
     """A stream of one device."""
 
@@ -92,15 +81,8 @@ class Event:
         self.timed = timed
         self.task: Task | None = None
         self.capture: Capture | None = None
+        self.node: Node | None = None
         self.time = 0.0
-
-
-class Graph:
-    """Captured work. `last` is its last replay, for which the next one waits."""
-
-    def __init__(self, nodes: list[Callable[[], None]]):
-        self.nodes = nodes
-        self.last: Task | None = None
 
 
 class Queue:
@@ -128,9 +110,7 @@ class Queue:
             after: other tasks that it waits for.
         """
         if stream.capture:
-            if not stream.capture.valid:
-                raise runtime_error("StreamCaptureInvalidated")
-            stream.capture.nodes.append(run)
+            stream.capture.add(stream, run)
             return None
         self.refuse_legacy(stream)
         if stream is self.legacy:
@@ -181,37 +161,35 @@ class Queue:
         def pass_it() -> None:
             event.time = perf_counter()
 
-        event.capture = stream.capture
-        event.task = self.submit(stream, pass_it)
+        event.capture, event.task, event.node = stream.capture, None, None
+        if stream.capture:
+            event.node = stream.capture.add(stream, pass_it)
+        else:
+            event.task = self.submit(stream, pass_it)
 
     def wait(self, stream: Stream, event: Event) -> None:
         """Make a stream wait for an event."""
-        if stream.capture and event.capture is not stream.capture and event.task is not None:
+        if event.capture is not None:
+            if stream is self.legacy:
+                raise runtime_error("StreamCaptureUnsupported")
+            event.capture.let_wait(stream, event)
+            return
+        if stream.capture and event.task is not None:
             stream.capture.valid = False
             raise runtime_error("StreamCaptureIsolation")
-        if event.capture is not None and event.capture is not stream.capture:
-            raise NotImplementedError(
-                "the stand-in captures one stream at a time: an event of a capture stays in its stream"
-            )
         if event.task is not None and not event.task.done:
             self.submit(stream, lambda: None, [event.task])
 
     def end_capture(self, stream: Stream) -> Graph:
         """End a capture, and return the captured work."""
-        capture, stream.capture = stream.capture, None
-        if capture is None:
+        if stream.capture is None:
             raise runtime_error("IllegalState")
-        if not capture.valid:
-            raise runtime_error("StreamCaptureInvalidated")
-        return Graph(capture.nodes)
+        if stream is not stream.capture.origin:
+            stream.capture.valid = False
+            raise runtime_error("StreamCaptureUnmatched")
+        return stream.capture.end()
 
     def launch(self, graph: Graph, stream: Stream) -> None:
         """Replay captured work."""
-        nodes = graph.nodes
-
-        def replay() -> None:
-            for node in nodes:
-                node()
-
-        task = self.submit(stream, replay, [graph.last] if graph.last else None)
+        task = self.submit(stream, graph.replay, [graph.last] if graph.last else None)
         graph.last = task or graph.last

@@ -39,6 +39,85 @@ def test_captured_launches_run_when_the_graph_is_launched(cupy, x, stream, add, 
     assert x.get().tolist() == [7] * 4
 
 
+@pytest.fixture
+def side(cupy):
+    return cupy.cuda.Stream(non_blocking=True)
+
+
+def forked(stream, side, work):
+    """Capture: the side stream does its work behind what the first has recorded -> an event behind it."""
+    side.wait_event(stream.record())
+    with side:
+        work()
+    return side.record()
+
+
+def test_a_stream_that_waits_for_a_captured_event_is_captured_too(cupy, x, stream, side, add, machine):
+    y, before = cupy.zeros_like(x), machine.launches
+    stream.begin_capture()
+    add(x, x, 1)
+    done = forked(stream, side, lambda: add(y, x, 1))
+    assert side.is_capturing()
+    stream.wait_event(done)
+    add(y, y, 1)
+    graph = stream.end_capture()
+    assert not side.is_capturing()
+    for value in (4, 5, 6):  # whichever order a replay takes
+        graph.launch()
+        assert y.get().tolist() == [value] * 4
+    assert machine.launches == before + 9
+
+
+def test_what_no_event_orders_is_done_late_and_early_in_turns(cupy, x, stream, side, add):
+    y = cupy.zeros_like(x)
+    stream.begin_capture()
+    done = forked(stream, side, lambda: add(y, x, 0))
+    add(x, x, 1)  # which the side stream may see or not
+    stream.wait_event(done)
+    graph = stream.end_capture()
+    seen = []
+    for _ in range(4):
+        graph.launch()
+        seen.append(y.get()[0])
+    assert seen == [2, 2, 4, 4]  # of 1, 2, 3, 4 before the replay
+
+
+def test_a_fork_that_is_not_joined_cannot_be_captured(cupy, x, stream, side, add):
+    stream.begin_capture()
+    forked(stream, side, lambda: add(x, x, 1))
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureUnjoined"):
+        stream.end_capture()
+    assert not side.is_capturing()
+
+
+def test_only_the_stream_that_began_a_capture_ends_it(cupy, x, stream, side, add):
+    stream.begin_capture()
+    forked(stream, side, lambda: add(x, x, 1))
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureUnmatched"):
+        side.end_capture()
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+def test_two_captures_do_not_merge(cupy, stream, side):
+    stream.begin_capture()
+    event = stream.record()
+    side.begin_capture()
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureMerge"):
+        side.wait_event(event)
+    for each in (stream, side):
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureInvalidated"):
+            each.end_capture()
+
+
+def test_an_event_of_a_capture_that_has_ended_is_waited_for_by_nobody(cupy, stream, side):
+    stream.begin_capture()
+    event = stream.record()
+    stream.end_capture()
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="CapturedEvent"):
+        side.wait_event(event)
+
+
 REFUSED = {
     "array.get()": (lambda cupy, x, s: x.get(), "D2H transfers are disallowed"),
     "float(array)": (lambda cupy, x, s: float(x[0]), "D2H transfers are disallowed"),

@@ -62,6 +62,37 @@ def a_call_comes_behind_what_its_stream_has_to_do():
         np.testing.assert_array_equal(backend.to_numpy(array), np.full(1000, 6.0))
 
 
+def a_sum_that_has_begun_is_there_behind_its_wait():
+    with backend.arrays.on(backend.arrays.make_stream()):
+        array, other = (backend.full((1000,), rank + 1.0, np.float32) for _ in range(2))
+        array = backend.scale(array, None, 2.0)
+        wait = joined.begin_add(array)
+        other = backend.scale(other, None, 3.0)  # which the sum leaves alone
+        wait()
+        array = backend.scale(array, None, 2.0)
+        np.testing.assert_array_equal(backend.to_numpy(array), np.full(1000, 12.0))
+        np.testing.assert_array_equal(backend.to_numpy(other), np.full(1000, 3.0 * (rank + 1)))
+
+
+def sums_that_have_begun_in_a_graph_come_between_what_is_before_and_behind_them():
+    """The stand-in replays a graph's side stream as late as it may, then as early, in turns."""
+    recorder = backend.recorder()
+    array, result = (backend.full((8,), 0.0, np.float32) for _ in range(2))
+
+    def work():
+        backend.copy(backend.full((8,), rank + 1.0, np.float32), out=array)
+        wait = joined.begin_add(array)
+        backend.copy(backend.full((8,), 5.0, np.float32), out=result)
+        wait()
+        backend.copy(backend.binary("add", array, result), out=result)
+
+    with recorder.current():
+        graph, _ = recorder.record(work)
+        for _ in range(4):
+            graph.launch()
+            np.testing.assert_array_equal(backend.to_numpy(result), np.full(8, 8.0))
+
+
 def a_captured_sum_is_made_by_each_replay():
     recorder = backend.recorder()
     array = backend.full((8,), 1.0, np.float32)

@@ -5,6 +5,7 @@ not launched on several ranks, it is one rank.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,18 @@ class Leave:
             sys.exit(3)
 
 
+class LinkDown:
+    """NCCL finds an error on the last rank, which waits for ever for a sum."""
+
+    def after_step(self, trainer):
+        if trainer.step == 3 and world().rank == world().size - 1:
+            import nccl.core
+            from nccl.bindings.nccl import Result
+
+            nccl.core.Communicator.state = Result.RemoteError
+            time.sleep(1000)
+
+
 def fail_on_one_rank():
     """Let the last rank run out of memory in its first capture."""
     captured = Recorder.record
@@ -104,6 +117,7 @@ CASES = {
     "uneven": {"loader": listed(*[12] * 5, *[13] * 6, 12, 13)},  # the first rank has six rows of each
     "touched": {"callbacks": [Touch()]},
     "left": {"loader": listed(*[BATCH] * 12), "callbacks": [Leave()]},
+    "link down": {"callbacks": [LinkDown()]},
     "together": {"normalised": "together"},
     "short of memory": {"before": fail_on_one_rank},
 }

@@ -125,7 +125,13 @@ class NcclBuffer:
 
 
 class Communicator:
-    """communicator.py: Communicator."""
+    """communicator.py: Communicator.
+
+    Attributes:
+        state: what asynchronous work has come to; a test may write another one.
+    """
+
+    state = Result.Success
 
     def __init__(self, ptr=None):
         self._comm, self.nranks, self.rank, self.device = None, None, None, None
@@ -159,6 +165,10 @@ class Communicator:
     def _check_valid(self, operation):
         if not self._comm:
             raise NcclInvalid(f"Cannot {operation}: Communicator not initialized")
+
+    def get_async_error(self):
+        self._check_valid("get async error")
+        return self.state
 
     def _validate_buffer_device(self, buffer, buffer_name="buffer"):
         if buffer.device_id != self.device.device_id:
