@@ -70,7 +70,7 @@ class MpiRanks:
         self._place, self._watch = Place(socket.gethostname()), None
         if self.size > 1 and patience() > 0:
             self._watch = self._watched()
-            atexit.register(self._watch.leave)
+            atexit.register(self.leave)
         self._world.Barrier()
 
     def __reduce__(self) -> tuple[Callable[[], MpiRanks], tuple[()]]:
@@ -141,6 +141,11 @@ class MpiRanks:
         if self._watch is not None:
             self._watch.checks.append(check)
 
+    def leave(self) -> None:
+        """See `Ranks`."""
+        if self._watch is not None:
+            self._watch.leave()
+
     @contextmanager
     def _waiting(self, what: str) -> Iterator[None]:
         before = self._place.waiting
@@ -171,8 +176,7 @@ class MpiRanks:
     def _abort_now(self, reason: str, status: int) -> NoReturn:
         with suppress(OSError, ValueError):  # stderr may be closed
             print(reason, file=sys.stderr, flush=True)
-        if self._watch is not None:
-            self._watch.leave()  # so that nobody reports this end as a death
+        self.leave()  # so that nobody reports this end as a death
         self._world.Abort(status)
         os._exit(status)  # where MPI returns from it
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Ranks(Hashable, Protocol):
     """The processes of one run.
 
-    All but `note`, `waiting`, `watch` and `abort` are collective: each rank must make the same calls
+    All but `note`, `waiting`, `watch`, `leave` and `abort` are collective: each rank must make the same calls
     in the same order, and waits for the others in each.
     """
 
@@ -73,6 +73,9 @@ class Ranks(Hashable, Protocol):
         Args:
             check: says what has gone wrong on this rank, which ends all ranks; nothing if it says "".
         """
+
+    def leave(self) -> None:
+        """Say that this process ends now, so that nobody takes its end for a death; not collective."""
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """End all ranks at once, wherever they are.
@@ -132,6 +135,9 @@ class Alone:
         return nullcontext()
 
     def watch(self, check: Callable[[], str]) -> None:
+        """See `Ranks`."""
+
+    def leave(self) -> None:
         """See `Ranks`."""
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:

@@ -12,6 +12,9 @@ from typing import Any, Self
 from gpunet.distributed import Alone, Ranks
 from gpunet.train.hooks import StopTraining
 
+END = "the end of fit"
+"""What ranks gather before any of them ends, so that what rank 0 writes is written."""
+
 
 class Interrupt:
     """A context that counts each Ctrl-C, and raises KeyboardInterrupt after the first `patience`.
@@ -78,6 +81,9 @@ class Interrupt:
         elif self.terminated:
             if kind is not None and not issubclass(kind, KeyboardInterrupt):
                 sys.excepthook(kind, *exception)  # type: ignore[arg-type]  # an error, which nobody would see
+            else:
+                self._ranks.gather(END, None)  # as ranks do whom no signal ends: rank 0 has written its files
+            self._ranks.leave()
             signal.raise_signal(signal.SIGTERM)
         if kind is None and self.count > self.patience:
             raise KeyboardInterrupt

@@ -1,6 +1,6 @@
 """Kills and stops ranks at random moments, and lets the run go on, until it has ended.
 
-    python tests/distributed/faults.py 100 7     # at least 100 faults, drawn from seed 7
+    python tests/distributed/faults.py 100 7 4     # at least 100 faults on 4 ranks, drawn from seed 7
 
 A run must end by itself soon after a fault, leave a checkpoint that is whole and not older than the
 one before, and end with the weights of a run without faults.
@@ -127,7 +127,7 @@ def campaign(root, count, seed, ranks=2, epochs=300, stops=0.3, longest=2.5):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(Path(folder), int(sys.argv[1]), int(sys.argv[2]))
+        found = campaign(Path(folder), *map(int, sys.argv[1:]))
         for kind in ("SIGKILL", "SIGSTOP"):
             seconds = [s for name, s in found if name == kind]
             print(f"{kind}: {len(seconds)} faults, all ranks ended after at most {max(seconds, default=0):.1f} s")

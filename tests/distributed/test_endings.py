@@ -59,6 +59,15 @@ def test_a_signal_to_one_rank_stops_all_of_them_behind_the_same_step(tmp_path):
     assert stopped[0]["sum"] == stopped[1]["sum"]
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_terminated_ends_all_when_the_first_has_written_its_files(tmp_path, victim):
+    done = launched(2, "endings.py", "terminated", tmp_path, 2, victim, timeout=100)
+    assert done.returncode != 0
+    assert (tmp_path / "end").read_text() == "0 3"
+    assert "has died" not in done.stderr
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".json"]  # the program went no further
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (4, 2), (2, 3), (1, 4)])
 def test_a_run_goes_on_with_any_number_of_ranks(tmp_path, before, after):
     """Stopped within an epoch, it sees the samples that it would have seen."""

@@ -50,6 +50,24 @@ def interrupted(trainer):
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def terminated(trainer):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Slow:
+    """Writes a file at the end of a fit, on the rank that leads, and takes its time."""
+
+    every_step = False
+
+    def __init__(self, path):
+        self.path = path
+
+    def after_fit(self, trainer):
+        if trainer.leads:
+            time.sleep(2)
+            self.path.write_text(f"{trainer.epoch} {trainer.step}")
+
+
 def stopped(trainer):
     time.sleep(2.5)  # so that the others hear where it is
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -78,6 +96,8 @@ def main(way, folder, epochs=2, victim=None):
     victim = ranks.size - 1 if victim is None else int(victim)
     path = folder / "last.safetensors"
     callbacks = [OnOne(victim, 2, globals()[way]), Checkpoint(path, every_steps=5), CSVLogger(folder / "history.csv")]
+    if way == "terminated":
+        callbacks.append(Slow(folder / "end"))
     trainer, loader = trainer_of("plain" if way in ("infinity", "drift") else "gathered", np.float32, callbacks)
     if way == "drift":
         eager.ALIKE_EVERY = 5
