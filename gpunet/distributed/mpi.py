@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from time import monotonic, sleep
@@ -26,6 +27,8 @@ START = "GPUNET_RANK_START"
 """The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""
 OPEN_MPI = "libmpi.so.40"
 """The library of Open MPI 4 and 5, whose launchers know only the ranks that use it."""
+HEAD = 128
+"""Numbers of the message with which all named calls begin."""
 STDOUT, STDERR = 1, 2
 """The numbers of these files."""
 T = TypeVar("T")
@@ -84,14 +87,36 @@ class MpiRanks:
     def gather(self, what: str, value: T) -> list[T]:
         """See `Ranks`."""
         with self._waiting(what):
-            found: list[tuple[str, T]] = self._world.allgather((what, value))
-        for rank, (theirs, _) in enumerate(found):
-            if theirs != what:
-                raise RuntimeError(
-                    f"rank {self.rank} gathers {what} but rank {rank} gathers {theirs}: all ranks must train, evaluate, "
-                    "predict and load alike; has a hook stopped one of them alone?"
-                )
-        return [of_rank for _, of_rank in found]
+            self._total(what, np.empty(0))
+            found: list[T] = self._world.allgather(value)
+        return found
+
+    def total(self, what: str, numbers: Sequence[float] | np.ndarray) -> np.ndarray:
+        """See `Ranks`."""
+        with self._waiting(what):
+            return self._total(what, np.asarray(numbers, np.float64))
+
+    def _total(self, what: str, numbers: np.ndarray) -> np.ndarray:
+        """The sums. The first message has one length whatever is added up, and says what that is."""
+        head, rest = numbers[: HEAD - 2], numbers[HEAD - 2 :].copy()
+        name = zlib.crc32(what.encode()), numbers.size
+        message = np.zeros(HEAD)
+        message[:2], message[2 : 2 + head.size] = name, head
+        self._world.Allreduce(self._in_place, message, self._sum)
+        if tuple(message[:2]) != (self.size * name[0], self.size * name[1]):
+            self._refuse_other_calls(what, numbers.size)
+        if rest.size:
+            self._world.Allreduce(self._in_place, rest, self._sum)
+        return np.concatenate([message[2 : 2 + head.size], rest])
+
+    def _refuse_other_calls(self, what: str, count: int) -> NoReturn:
+        """Raise RuntimeError, since another rank has made another call."""
+        found = self._world.allgather((what, count))
+        rank = next(rank for rank, theirs in enumerate(found) if theirs != (what, count))
+        raise RuntimeError(
+            f"rank {self.rank} gathers {what} ({count} numbers) but rank {rank} gathers {found[rank][0]} "
+            f"({found[rank][1]}): all ranks must train, evaluate, predict and load alike; has a hook stopped one of them alone?"
+        )
 
     def from_first(self, value: T) -> T:
         """See `Ranks`."""

@@ -23,8 +23,9 @@ from gpunet.optim.schedule import Schedule
 from gpunet.precision import Precision
 from gpunet.train.batches import batch_arrays, check_batch, check_images
 from gpunet.train.gradients import UpdateGradients
+from gpunet.train.joining import joined, joined_rows
 from gpunet.train.metrics import Metric
-from gpunet.train.ranks import ALIKE_EVERY, check_alike, joined, joined_rows, mean_moments, running_moments
+from gpunet.train.ranks import ALIKE_EVERY, check_alike, mean_moments, running_moments
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
 

@@ -97,12 +97,11 @@ class Interrupt:
         if self._ranks.size > 1:
             if between:
                 return
-            found = self._ranks.gather("signals", (self.count, self.terminated))
-            # a signal that comes meanwhile is of the next check
-            self.count = max(self.count, *(count for count, _ in found))
-            self.terminated |= any(ended for _, ended in found)
-            if not any(count for count, _ in found):
+            once, twice, ended = self._ranks.total("signals", [self.count > 0, self.count > 1, self.terminated])
+            if not once:  # a signal that comes meanwhile is of the next check
                 return
+            self.count = max(self.count, 2 if twice else 1)
+            self.terminated |= bool(ended)
         if self.count > self.patience:
             raise KeyboardInterrupt
         if self.count:

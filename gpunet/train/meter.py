@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpunet.train.metrics import Mean, Measures, Metric
 from gpunet.train.step import StepResult
 
@@ -27,8 +29,7 @@ class EpochMeter:
         self._loss.update(result.loss, result.rows if result.label_weight is None else result.label_weight)
         for i, metric in enumerate(self.metrics):
             if result.measured and isinstance(metric, Measures):
-                for of_share in result.measured:
-                    metric.add(of_share[i])
+                metric.add(result.measured[i])
             elif result.logits is not None:
                 metric.update(result.logits, result.labels)
 
@@ -57,9 +58,10 @@ def measured(metrics: Sequence[Metric], result: StepResult) -> StepResult:
     """The result with what metrics measure in place of its logits, which stay only if one takes them."""
     if result.logits is None:
         return result
-    of_share = tuple(
-        metric.measure(result.logits, result.labels) if isinstance(metric, Measures) else None for metric in metrics
+    found = tuple(
+        np.asarray(metric.measure(result.logits, result.labels)) if isinstance(metric, Measures) else np.empty(0)
+        for metric in metrics
     )
     if all(isinstance(metric, Measures) for metric in metrics):
         result = result._replace(logits=None, labels=None)
-    return result._replace(measured=(of_share,))
+    return result._replace(measured=found)

@@ -35,20 +35,20 @@ class Metric(Protocol):
 
         - `state_dict`, what it has added up as JSON can hold it, and `load_state_dict`: a checkpoint
           within an epoch then keeps it;
-        - `measure` and `add`, see `Measures`: several ranks then tell each other what each has
-          measured of its share of a batch. Without these they gather the logits.
+        - `measure` and `add`, see `Measures`: several ranks then add up what each has measured of
+          its share of a batch. Without these they gather the logits.
         """
 
 
 @runtime_checkable
 class Measures(Protocol):
-    """A metric whose `update` first measures a batch, and then adds that up."""
+    """A metric whose `update` measures a batch, and adds that."""
 
-    def measure(self, logits: np.ndarray, labels: np.ndarray) -> Any:
-        """What a batch, or a part of it, gives; it changes nothing, and pickle takes the result."""
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Numbers of one shape for all batches; those of a batch are the sums of those of its parts."""
 
-    def add(self, measured: Any) -> None:
-        """Add up what a batch has given, or each of its parts."""
+    def add(self, measured: np.ndarray) -> None:
+        """Add what has been measured of a batch; whole numbers may have become float64."""
 
 
 class Mean:
@@ -101,14 +101,14 @@ class _Share:
         """Add a batch: logits (…, K), integer labels (…)."""
         self.add(self.measure(logits, labels))
 
-    def measure(self, logits: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(hits, labels) of a batch."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
-        return (int(self.hits(rows, flat).sum()), len(flat)) if len(flat) else (0, 0)
+        return np.array([self.hits(rows, flat).sum() if len(flat) else 0, len(flat)])
 
-    def add(self, counts: tuple[int, int]) -> None:
+    def add(self, measured: np.ndarray) -> None:
         """Add what `measure` has found."""
-        self._mean.add(*counts)
+        self._mean.add(*measured.tolist())
 
     def state_dict(self) -> dict[str, Any]:
         """What has been added up."""
@@ -205,22 +205,21 @@ class ConfusionMatrix:
         """Add a batch: logits (…, K), integer labels (…)."""
         self.add(self.measure(logits, labels))
 
-    def measure(self, logits: np.ndarray, labels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """(classes, the elements of the matrix that a batch adds to, how much)."""
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The matrix of a batch."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         classes = rows.shape[-1]
-        counts = np.bincount(flat.astype(np.int64) * classes + rows.argmax(axis=-1))
-        found = counts.nonzero()[0]
-        return classes, found, counts[found]
+        pairs = flat.astype(np.int64) * classes + rows.argmax(axis=-1)
+        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
-    def add(self, counts: tuple[int, np.ndarray, np.ndarray]) -> None:
+    def add(self, measured: np.ndarray) -> None:
         """Add what `measure` has found."""
-        classes, elements, more = counts
+        classes = len(measured)
         if not self.matrix.size:
             self.matrix = np.zeros((classes, classes), np.int64)
         if self.matrix.shape != (classes, classes):
             raise ValueError(f"{self.name}: logits have {classes} classes, not {len(self.matrix)}")
-        self.matrix.reshape(-1)[elements] += more
+        self.matrix += measured.astype(np.int64)
 
 
 class ByClass(ConfusionMatrix):

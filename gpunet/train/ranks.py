@@ -1,4 +1,4 @@
-"""What the ranks of a run tell each other: results, gradients, moments, and whether they are still alike."""
+"""What the ranks of a run tell each other: gradients, moments, and whether they are still alike."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ import numpy as np
 
 from gpunet import random
 from gpunet.backends.contract import Array, Backend
-from gpunet.distributed import Ranks, Share, expect_alike
+from gpunet.distributed import Ranks, expect_alike
 from gpunet.distributed.nccl import NcclRanks, why_unavailable
 from gpunet.errors import warn
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
-from gpunet.train.meter import measured
-from gpunet.train.metrics import Metric
-from gpunet.train.step import StepResult
 
 ALIKE_EVERY = 100
 """Updates from one comparison of the ranks' parameters to the next."""
@@ -59,54 +56,6 @@ def begin_add(ranks: Ranks, backend: Backend, array: Array) -> Callable[[], None
         ranks.add(host)
         backend.copy(backend.asarray(host), out=array)
     return lambda: None
-
-
-def joined(
-    ranks: Ranks, shares: Sequence[Share], results: Sequence[StepResult], metrics: Sequence[Metric]
-) -> list[StepResult]:
-    """The results of whole batches, of each of which each rank has computed its share.
-
-    Losses count by the rows of a share, or by the weight of its labels. Metrics measure each share;
-    for those that take logits, these and the labels come in the order of the rows.
-    """
-    if ranks.size == 1:
-        return list(results)
-    own = [
-        (share.total, measured(metrics, result) if share.rows else None)
-        for share, result in zip(shares, results, strict=True)
-    ]
-    gathered = list(zip(*ranks.gather("the results of batches", own), strict=True))
-    for of_batch in gathered:
-        if len({total for total, _ in of_batch}) > 1:
-            raise ValueError(
-                f"Trainer: a batch has {[total for total, _ in of_batch]} rows on the ranks: each must be given the whole "
-                "batch, of which it takes its share"
-            )
-    return [
-        _joined([each for _, each in of_batch if each is not None], share.total, result)
-        for share, result, of_batch in zip(shares, results, gathered, strict=True)
-    ]
-
-
-def _joined(results: Sequence[StepResult], rows: int, result: StepResult) -> StepResult:
-    """The result of a batch of so many rows, from those of its shares; the rest is that of `result`."""
-    weights = [each.rows if each.label_weight is None else each.label_weight for each in results]
-    total = sum(weights)
-    loss = sum(each.loss * weight for each, weight in zip(results, weights, strict=True)) / total if total else 0.0
-    logits = [each.logits for each in results if each.logits is not None]
-    return result._replace(
-        loss=loss,
-        rows=rows,
-        label_weight=None if result.label_weight is None else total,
-        logits=np.concatenate(logits) if logits else None,
-        labels=np.concatenate([each.labels for each in results]) if logits else None,
-        measured=tuple(of_share for each in results for of_share in each.measured),
-    )
-
-
-def joined_rows(ranks: Ranks, share: Share, values: np.ndarray) -> np.ndarray:
-    """The rows of a whole batch, of which each rank has those of its share."""
-    return values if ranks.size == 1 else np.concatenate(ranks.gather("predictions", values[: share.rows]))
 
 
 def mean_moments(ranks: Ranks, buffers: Sequence[Any], weight: float) -> None:

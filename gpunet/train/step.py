@@ -28,9 +28,9 @@ class StepResult(NamedTuple):
     logits: np.ndarray | None = None
     """None where a `LossStep` computed the loss, or where no metric reads the logits."""
     labels: Any = None
-    measured: tuple[tuple[Any, ...], ...] = ()
-    """Of each share of the batch, what each metric has measured, see `Metric.measure`; empty where
-    metrics are to take the logits."""
+    measured: tuple[np.ndarray, ...] = ()
+    """What each metric has measured, see `metrics.Measures`, and an empty array for one that takes
+    logits; () where all are to take the logits."""
     rate: float = nan
     """The learning rate of the optimizer's first group in this step."""
 

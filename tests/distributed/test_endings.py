@@ -11,8 +11,9 @@ from gpunet import nn, optim
 from gpunet.distributed import Alone, Share
 from gpunet.train import StopTraining
 from gpunet.train.interrupt import Interrupt
+from gpunet.train.joining import joined
 from gpunet.train.metrics import make_metrics
-from gpunet.train.ranks import check_alike, joined
+from gpunet.train.ranks import check_alike
 from gpunet.train.step import StepResult
 
 pytestmark = needs_mpi
@@ -128,8 +129,11 @@ def test_batches_must_be_those_of_all_ranks():
     class Two(Alone):
         size = 2
 
+        def total(self, what, numbers):
+            return numbers + np.array([8, 64, *numbers[2:]])
+
         def gather(self, what, value):
-            return [value, [(8, None)]]
+            return [value, [8]]
 
     share = Share((np.zeros((12, 1)),), 0, 12, 24)
     with pytest.raises(
@@ -145,16 +149,19 @@ def test_logits_are_sent_only_where_a_metric_takes_them(metrics, sent):
     class Two(Alone):
         size = 2
 
+        def total(self, what, numbers):
+            return 2 * numbers
+
         def gather(self, what, value):
-            told.append(value)
+            told.append(what)
             return [value, value]
 
     share = Share((np.zeros((12, 1)),), 0, 12, 24)
     own = StepResult(1.0, 12, logits=np.eye(12, 3), labels=np.zeros(12, int))
     (result,) = joined(Two(), [share], [own], make_metrics(metrics))
-    assert [each.logits is not None for ((_, each),) in told] == [sent]
+    assert told == ["logits"] * sent
     assert (result.logits is None) != sent
-    assert [counts[0] for counts in result.measured] == [(10, 12)] * 2
+    assert result.measured[0].tolist() == [20, 24]
 
 
 @pytest.mark.parametrize(
@@ -191,9 +198,10 @@ def test_a_signal_that_comes_while_ranks_agree_is_of_the_next_check():
     class Two(Alone):
         size = 2
 
-        def gather(self, what, value):
+        def total(self, what, numbers):
+            sums = 2 * np.array(numbers, float)
             interrupt.count, interrupt.terminated = 1, True  # as the handler does
-            return [value, value]
+            return sums
 
     interrupt._ranks = Two()
     interrupt.check()

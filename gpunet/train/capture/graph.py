@@ -19,7 +19,8 @@ from gpunet.train.capture.inputs import GraphInputs
 from gpunet.train.capture.staleness import check_hooks
 from gpunet.train.eager import EagerStep
 from gpunet.train.gradients import UpdateGradients
-from gpunet.train.ranks import add, joined, mean_moments, running_moments
+from gpunet.train.joining import joined
+from gpunet.train.ranks import add, mean_moments, running_moments
 from gpunet.train.step import StepResult
 
 
@@ -110,8 +111,8 @@ class StepGraph:
             u = i // self.batches_per_update
             result = StepResult(losses[i], self.share.rows, None if weights is None else weights[i], rate=rates[u])
             if self.labels:
-                counts = (reports[u][1], self.labels)
-                result = result._replace(measured=((counts,) * len(self._eager.metrics),))
+                counts = np.array([reports[u][1], self.labels])
+                result = result._replace(measured=(counts,) * len(self._eager.metrics))
             elif self.logits:
                 labels = self._eager.read_part(self.inputs.batches.labels(i))
                 result = result._replace(logits=self._eager.read_values(self.logits[i]), labels=labels)

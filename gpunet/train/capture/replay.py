@@ -132,7 +132,7 @@ class CapturedStep(TrainingStep):
         self._checked_epoch, self._precision = epoch, precision
         fingerprint = CaptureFingerprint(self.eager.model, self.eager.optimizer, precision)
         stale = not fingerprint.matches(self._fingerprint)
-        if any(self.eager.ranks.gather("whether graphs are stale", stale)):  # for all ranks must run the same
+        if self.eager.ranks.total("whether graphs are stale", [stale]).any():  # for all ranks must run the same
             self._fingerprint = fingerprint
             self.graphs.clear()
             self._written.clear()
