@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.distributed import Ranks
-from gpunet.train.ranks import add
+from gpunet.distributed.devices import add
 
 LEAST_BYTES = 1 << 20
 """Of a bucket; a message takes some microseconds, whatever its length."""

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from gpunet import random
-from gpunet.backends.contract import Array, Backend
 from gpunet.distributed import Ranks, Share, expect_alike
-from gpunet.distributed.nccl import NcclRanks, why_unavailable
-from gpunet.errors import warn
+from gpunet.distributed.devices import on_devices
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.train.step import StepResult
 
 ALIKE_EVERY = 100
 """Updates from one comparison of the ranks' parameters to the next."""
-
-
-@cache
-def on_devices(ranks: Ranks, backend: Backend) -> NcclRanks | None:
-    """The same ranks, for arrays of a CUDA backend; None where arrays must go by way of the host's memory.
-
-    All ranks must ask. Rank 0 warns, once, where GPUs go by way of the host, and says why.
-    """
-    why = None if ranks.size == 1 else why_unavailable(ranks, device := backend.cuda_device)
-    if why is None:
-        return None
-    if why or device is None:
-        if ranks.leads:
-            warn(f"gradients go by way of the host's memory, not from GPU to GPU, since {why}", RuntimeWarning)
-        return None
-    return NcclRanks(ranks, device)
-
-
-def add(ranks: Ranks, backend: Backend, array: Array) -> None:
-    """Add up an array of the backend over the ranks, in place: on the devices if NCCL joins them."""
-    if ranks.size == 1:
-        return
-    if isinstance(array, np.ndarray):
-        ranks.add(array)
-    elif (devices := on_devices(ranks, backend)) is not None:
-        devices.add(array)
-    else:
-        host = backend.to_numpy(array)
-        ranks.add(host)
-        backend.copy(backend.asarray(host), out=array)
 
 
 def joined(ranks: Ranks, shares: Sequence[Share], results: Sequence[StepResult]) -> list[StepResult]:

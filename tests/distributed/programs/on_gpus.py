@@ -15,9 +15,9 @@ from gpunet import nn, optim
 from gpunet.cuda.capture import Recorder
 from gpunet.data import ArrayDataset, Compose, DataLoader, DeviceLoader, Normalize, RandomShift
 from gpunet.distributed import world
+from gpunet.distributed.devices import on_devices
 from gpunet.train import Accuracy
 from gpunet.train.capture import replay
-from gpunet.train.ranks import on_devices
 
 CLASSES, SIDE, BATCH = 4, 6, 12
 
