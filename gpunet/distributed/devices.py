@@ -39,7 +39,7 @@ def on_devices(ranks: Ranks, backend: ArraysOfRank) -> NcclRanks | None:
         return None
     if why or device is None:
         if ranks.leads:
-            warn(f"gradients go by way of the host's memory, not from GPU to GPU, since {why}", RuntimeWarning)
+            warn(f"sums go by way of the host's memory, not from GPU to GPU, since {why}", RuntimeWarning)
         return None
     return NcclRanks(ranks, device)
 
