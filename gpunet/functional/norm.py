@@ -114,7 +114,7 @@ def batch_norm(
     moments = {"running_mean": running_mean, "running_var": running_var}
     running = tuple(expect_tensor("batch_norm", name, moment) for name, moment in moments.items())
     joins = synchronised and training and world().size > 1
-    # each rank has an element at least, unless a single row stands for the share of all of them
+    # all ranks together have 2 elements at least, unless the batch has one row, which only stands in on the others
     alone = training and (not joins or is_single_row())
     check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, alone)
     check_momentum("batch_norm", momentum)

@@ -229,7 +229,8 @@ class Twins:
         self.sums = 0
 
     def gather(self, what, value):
-        return [value, value]
+        assert what == "GPUs"
+        return [(None, "", "")] * 2  # so that sums go by way of the host
 
     def add(self, array):
         self.sums += 1
