@@ -64,7 +64,7 @@ __device__ __forceinline__ void finish_moments_of_rows(
 }
 
 // Writes dgamma, dbeta and the number of rows that they are sums over to sums (2 C + 1), from which dx is
-// computed; where ranks share a batch, the host first adds up these sums over the ranks. Also writes or adds
+// computed; where ranks share a batch, they are added up over the ranks before that. Also writes or adds
 // this rank's to the gradients of the parameters, if there are arrays for them.
 __device__ __forceinline__ void finish_sums(
         int c, float dgamma, float dbeta, float* sums, float* gamma_out, float* beta_out, const BatchNorm& s) {
@@ -143,9 +143,10 @@ __global__ void batch_norm_input_grad_simple(
 
 // ---- a batch of which several ranks have a part each; a thread takes a channel
 //
-// The moments of a part come with its terms of two sums, n mean and n, which the host adds up over the
-// ranks: they give the mean of the batch. `distances` are a part's squared distances from that mean, summed
-// (Chan, Golub & LeVeque 1983, equation 1.5). The host adds these up too, and `joined_moments` follow.
+// The moments of a part come with its terms of two sums, n mean and n, which are added up over the ranks
+// before the next launch: they give the mean of the batch. `distances` are a part's squared distances from
+// that mean, summed (Chan, Golub & LeVeque 1983, equation 1.5). They are added up over the ranks as well,
+// and `joined_moments` computes the moments of the batch.
 
 __global__ void batch_norm_distances(
         const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ weighted,
