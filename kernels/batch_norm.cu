@@ -11,6 +11,7 @@
 //                ReLU and y is null, the sign of y is computed again from x, without a residual
 //   input_grad:  dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / rows), without its
 //                last term in inference; g is also written if a residual needs it
+//   distances, joined_moments: the moments of a batch of which several ranks have a part each, see below
 //   x, residual, y, dy, dx (rows, C)   gamma, beta, mean, variance, running_* (C,)
 //   gamma null is 1, beta null is 0. Values per channel are float, whatever T is.
 //
@@ -36,22 +37,39 @@ struct BatchNorm {
     int accumulate;
 };
 
-// Writes the moments of a batch and joins them to the running ones; `squares` is the sum of squared
-// distances from the mean.
+// Writes the moments of a batch of n rows and joins them to the running ones; `squares` is the sum of
+// squared distances from the mean.
 __device__ __forceinline__ void finish_moments(
-        int c, float of_batch, float squares, float* mean, float* variance, float* running_mean, float* running_var,
-        const BatchNorm& s) {
+        int c, float n, float of_batch, float squares, float* mean, float* variance, float* running_mean,
+        float* running_var, float momentum) {
     mean[c] = of_batch;
-    variance[c] = squares / s.rows;
-    running_mean[c] = (1.0f - s.momentum) * running_mean[c] + s.momentum * of_batch;
-    running_var[c] = (1.0f - s.momentum) * running_var[c] + s.momentum * (squares / (s.rows - 1));
+    variance[c] = squares / n;
+    running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * of_batch;
+    running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (squares / (n - 1.0f));
 }
 
-// Writes dgamma and dbeta to sums (2, C), from which dx is computed, and writes or adds them to the
-// gradients of the parameters, if there are arrays for them.
+// The same for rows that are the batch or, if `weighted` is given, a part of it. The moments of a part
+// are written alone, and its terms of the sums of all parts: weighted (C + 1) = n mean and n.
+__device__ __forceinline__ void finish_moments_of_rows(
+        int c, float of_rows, float squares, float* mean, float* variance, float* running_mean, float* running_var,
+        float* weighted, const BatchNorm& s) {
+    if (!weighted) {
+        finish_moments(c, s.rows, of_rows, squares, mean, variance, running_mean, running_var, s.momentum);
+        return;
+    }
+    mean[c] = of_rows;
+    variance[c] = squares / s.rows;
+    weighted[c] = s.rows * of_rows;
+    if (c == 0) weighted[s.C] = s.rows;
+}
+
+// Writes dgamma, dbeta and the number of rows that they are sums over to sums (2 C + 1), from which dx is
+// computed; where ranks share a batch, they are added up over the ranks before that. Also writes or adds
+// this rank's to the gradients of the parameters, if there are arrays for them.
 __device__ __forceinline__ void finish_sums(
         int c, float dgamma, float dbeta, float* sums, float* gamma_out, float* beta_out, const BatchNorm& s) {
     sums[c] = dgamma, sums[s.C + c] = dbeta;
+    if (c == 0) sums[2 * s.C] = s.rows;
     if (gamma_out) gamma_out[c] = s.accumulate ? gamma_out[c] + dgamma : dgamma;
     if (beta_out) beta_out[c] = s.accumulate ? beta_out[c] + dbeta : dbeta;
 }
@@ -61,7 +79,8 @@ __device__ __forceinline__ void finish_sums(
 template <typename T>
 __global__ void batch_norm_moments_simple(
         const T* __restrict__ x, float* __restrict__ mean, float* __restrict__ variance,
-        float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
+        float* __restrict__ OR_NULL UPDATED running_mean, float* __restrict__ OR_NULL UPDATED running_var,
+        float* __restrict__ OR_NULL weighted, BatchNorm s) {
     GRID_STRIDE_LOOP(c, s.C) {
         Sum sum, squares;
         for (int64 r = 0; r < s.rows; ++r) sum.add(to_float(x[r * s.C + c]));
@@ -70,7 +89,7 @@ __global__ void batch_norm_moments_simple(
             const float distance = to_float(x[r * s.C + c]) - centre;
             squares.add(distance * distance);
         }
-        finish_moments(c, centre, squares.value(), mean, variance, running_mean, running_var, s);
+        finish_moments_of_rows(c, centre, squares.value(), mean, variance, running_mean, running_var, weighted, s);
     }
 }
 
@@ -117,8 +136,34 @@ __global__ void batch_norm_input_grad_simple(
         float g[1];
         load_gated<1>(g, dy, y, i, f);
         if (dresidual) from_float(dresidual[i], g[0]);
-        const float through_moments = sums ? (sums[s.C + c] + h * sums[c]) / s.rows : 0.0f;
+        const float through_moments = sums ? (sums[s.C + c] + h * sums[c]) / sums[2 * s.C] : 0.0f;
         from_float(dx[i], (gamma ? gamma[c] : 1.0f) * inverse * (g[0] - through_moments));
+    }
+}
+
+// ---- a batch of which several ranks have a part each; a thread takes a channel
+//
+// The moments of a part come with its terms of two sums, n mean and n, which are added up over the ranks
+// before the next launch: they give the mean of the batch. `distances` are a part's squared distances from
+// that mean, summed (Chan, Golub & LeVeque 1983, equation 1.5). They are added up over the ranks as well,
+// and `joined_moments` computes the moments of the batch.
+
+__global__ void batch_norm_distances(
+        const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ weighted,
+        float* __restrict__ distances, BatchNorm s) {
+    GRID_STRIDE_LOOP(c, s.C) {
+        const float off = mean[c] - weighted[c] / weighted[s.C];
+        distances[c] = s.rows * (variance[c] + off * off);
+    }
+}
+
+__global__ void batch_norm_joined_moments(
+        const float* __restrict__ weighted, const float* __restrict__ distances, float* __restrict__ mean,
+        float* __restrict__ variance, float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var,
+        BatchNorm s) {
+    GRID_STRIDE_LOOP(c, s.C) {
+        const float n = weighted[s.C];
+        finish_moments(c, n, weighted[c] / n, distances[c], mean, variance, running_mean, running_var, s.momentum);
     }
 }
 
@@ -227,7 +272,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_moments(
 // A block takes MERGED channels, and its threads share the splits.
 __global__ void __launch_bounds__(THREADS, BLOCKS) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
-        float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
+        float* __restrict__ OR_NULL UPDATED running_mean, float* __restrict__ OR_NULL UPDATED running_var,
+        float* __restrict__ OR_NULL weighted, BatchNorm s) {
     const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     LongMoments<1> all;
     if (c < s.C)
@@ -240,7 +286,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) batch_norm_moments_merge(
     Moments<1> moments = all.value();
     join_block<1>(moments, MERGED);
     if (threadIdx.x < MERGED && c < s.C)
-        finish_moments(c, moments.mean[0], moments.squares[0], mean, variance, running_mean, running_var, s);
+        finish_moments_of_rows(
+                c, moments.mean[0], moments.squares[0], mean, variance, running_mean, running_var, weighted, s);
 }
 
 template <typename T, int V>
@@ -325,9 +372,10 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_input_grad(
     if (sums) {
         load<V>(slope, sums + w.c);
         load<V>(offset, sums + s.C + w.c);
-    }
+        const float n = sums[2 * s.C];
 #pragma unroll
-    for (int u = 0; u < V; ++u) slope[u] *= inverse_deviation(spread[u], s.eps) / s.rows, offset[u] /= s.rows;
+        for (int u = 0; u < V; ++u) slope[u] *= inverse_deviation(spread[u], s.eps) / n, offset[u] /= n;
+    }
     constexpr int ROWS = V == 8 ? 2 : 1;
     GradRow<T, V> rows[ROWS];
     each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int r) {

@@ -78,6 +78,8 @@ _LISTED = {
         *(instance(k, *taken) for k, taken in product(_NORM, _BY_PIECE)),
         "batch_norm_moments_merge",
         "batch_norm_sums_merge",
+        "batch_norm_distances",
+        "batch_norm_joined_moments",
     ],
     "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
     "conv2d_depthwise.cu": [

@@ -2,6 +2,9 @@
 
 from gpunet.distributed.launch import world
 from gpunet.distributed.ranks import Alone, Ranks, expect_alike
-from gpunet.distributed.share import Share, computing, is_stand_in, share_bounds, share_of
+from gpunet.distributed.share import Share, computing, is_single_row, is_stand_in, share_bounds, share_of
 
-__all__ = ["Alone", "Ranks", "Share", "computing", "expect_alike", "is_stand_in", "share_bounds", "share_of", "world"]
+__all__ = [
+    "Alone", "Ranks", "Share", "computing", "expect_alike", "is_single_row", "is_stand_in", "share_bounds", "share_of",
+    "world",
+]  # fmt: skip

@@ -23,23 +23,28 @@ class Share:
     """Rows of the whole batch."""
 
 
-_standing_in = False
+_computed: Share | None = None
 
 
 @contextmanager
 def computing(share: Share) -> Iterator[None]:
-    """A context in which operations compute this share; `is_stand_in` tells about it."""
-    global _standing_in
-    before, _standing_in = _standing_in, not share.rows
+    """A context in which operations compute this share; `is_stand_in` and `is_single_row` tell about it."""
+    global _computed
+    before, _computed = _computed, share
     try:
         yield
     finally:
-        _standing_in = before
+        _computed = before
 
 
 def is_stand_in() -> bool:
     """Whether what is computed counts for nothing, because this rank has no row of the batch."""
-    return _standing_in
+    return _computed is not None and not _computed.rows
+
+
+def is_single_row() -> bool:
+    """Whether the whole batch, of which a share is computed, has one row."""
+    return _computed is not None and _computed.total == 1
 
 
 def share_bounds(total: int, rank: int, size: int) -> tuple[int, int]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract import Activation, Array, BatchNorm, GroupNorm, Moments, check_eps
-from gpunet.distributed import world
+from gpunet.backends.contract import Activation, Array, Backend, BatchNorm, GroupNorm, Moments, check_eps
+from gpunet.distributed import Ranks, is_single_row, is_stand_in, world
+from gpunet.distributed.devices import add
 from gpunet.functional.activation import activation_of
 from gpunet.functional.conv import as_shaped, moments_left
-from gpunet.functional.joined_norm import JoinedBatchNorm
 from gpunet.functional.movement import reshape
 from gpunet.geometry import positive_int
 
@@ -49,6 +49,18 @@ class _BatchNorm(Function, name="batch_norm"):
             dy, x, self.y, weight, bias, self.moments, self.norm, self.into(weight=1, bias=2)
         )
         return dx, dw, db, None, None, dresidual
+
+
+@dataclass(frozen=True, slots=True)
+class _Sharing:
+    """Implements `BatchRanks` for a batch that all ranks share."""
+
+    ranks: Ranks
+    backend: Backend
+    counts: bool
+
+    def add(self, array: Array) -> None:
+        add(self.ranks, self.backend, array)
 
 
 def batch_norm(
@@ -89,7 +101,7 @@ def batch_norm(
         activation: as for `conv2d`, fused.
         residual: of x's shape, or None.
         synchronised: whether the moments of training are those of the samples of all ranks, where
-            several train (`gpunet.distributed`); float32 and float64 only. All must then call it.
+            several train (`gpunet.distributed`). All must then call it.
     Returns:
         (…, C).
     Raises:
@@ -101,9 +113,10 @@ def batch_norm(
     weight, bias, residual = as_shaped(weight), as_shaped(bias), as_shaped(residual)
     moments = {"running_mean": running_mean, "running_var": running_var}
     running = tuple(expect_tensor("batch_norm", name, moment) for name, moment in moments.items())
-    ranks = world() if synchronised and training else None
-    joins = ranks is not None and ranks.size > 1
-    check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, training and not joins)
+    joins = synchronised and training and world().size > 1
+    # all ranks together have 2 elements at least, unless the batch has one row, which only stands in on the others
+    alone = training and (not joins or is_single_row())
+    check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, alone)
     check_momentum("batch_norm", momentum)
     if training:
         check_writable("batch_norm", {name: moment.data for name, moment in moments.items()})
@@ -114,11 +127,10 @@ def batch_norm(
     averages = training and momentum is None
     target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
     share, fused = 1.0 if momentum is None else momentum, activation_of("batch_norm", activation)
-    norm = BatchNorm(training, share, eps, fused, residual is not None, moments_left(x) if training else None)
-    if joins and training:
-        y = JoinedBatchNorm.apply(x, weight, bias, *target, residual, norm=norm, ranks=ranks)
-    else:
-        y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
+    sharing = _Sharing(world(), x.backend, not is_stand_in()) if joins else None
+    left = moments_left(x) if training else None
+    norm = BatchNorm(training, share, eps, fused, residual is not None, left, sharing)
+    y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
     if averages:
         _average(running, target, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))
     if training:

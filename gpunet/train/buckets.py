@@ -8,7 +8,7 @@ from typing import Any
 
 from gpunet.arena import Arena
 from gpunet.distributed import Ranks
-from gpunet.train.ranks import begin_add
+from gpunet.distributed.devices import begin_add
 
 LEAST_BYTES = 1 << 20
 """Of a bucket; a message takes some microseconds, whatever its length."""

@@ -10,10 +10,11 @@ import numpy as np
 from gpunet.backends import Backend
 from gpunet.cuda.capture import Recorder
 from gpunet.distributed import Ranks
+from gpunet.distributed.devices import on_devices
 from gpunet.geometry import positive_int
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
-from gpunet.train.ranks import check_alike, on_devices
+from gpunet.train.ranks import check_alike
 
 
 def check_loader(name: str, loader: Any) -> None:

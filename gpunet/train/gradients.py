@@ -5,10 +5,10 @@ from __future__ import annotations
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import Activation, Array
 from gpunet.distributed import Alone, Ranks
+from gpunet.distributed.devices import add
 from gpunet.functional.loss import label_weight
 from gpunet.optim import Optimizer
 from gpunet.train.buckets import Buckets
-from gpunet.train.ranks import add
 
 
 class UpdateGradients:

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpunet import random
-from gpunet.backends.contract import Array, Backend
 from gpunet.distributed import Ranks, expect_alike
-from gpunet.distributed.nccl import NcclRanks, why_unavailable
-from gpunet.errors import warn
+from gpunet.distributed.devices import on_devices
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 
 ALIKE_EVERY = 100
 """Updates from one comparison of the ranks' parameters to the next."""
-
-
-@cache
-def on_devices(ranks: Ranks, backend: Backend) -> NcclRanks | None:
-    """The same ranks, for arrays of a CUDA backend; None where arrays must go by way of the host's memory.
-
-    All ranks must ask. Rank 0 warns, once, where GPUs go by way of the host, and says why.
-    """
-    why = None if ranks.size == 1 else why_unavailable(ranks, device := backend.cuda_device)
-    if why is None:
-        return None
-    if why or device is None:
-        if ranks.leads:
-            warn(f"gradients go by way of the host's memory, not from GPU to GPU, since {why}", RuntimeWarning)
-        return None
-    return NcclRanks(ranks, device)
-
-
-def add(ranks: Ranks, backend: Backend, array: Array) -> None:
-    """Add up an array of the backend over the ranks, in place: on the devices if NCCL joins them."""
-    if isinstance(array, np.ndarray):
-        ranks.add(array)
-    else:
-        begin_add(ranks, backend, array)()
-
-
-def begin_add(ranks: Ranks, backend: Backend, array: Array) -> Callable[[], None]:
-    """Begin to `add`, and go on -> what waits, on the device if it is added up there."""
-    if isinstance(array, np.ndarray):
-        return ranks.begin_add(array)
-    if (devices := on_devices(ranks, backend)) is not None:
-        return devices.begin_add(array)
-    if ranks.size > 1:
-        host = backend.to_numpy(array)
-        ranks.add(host)
-        backend.copy(backend.asarray(host), out=array)
-    return lambda: None
 
 
 def mean_moments(ranks: Ranks, buffers: Sequence[Any], weight: float) -> None:

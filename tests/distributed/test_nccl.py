@@ -29,10 +29,18 @@ CASES = (
     "device",
     "infinite",
     "uneven",
+    "together",
+    "together-ignored",
+    "together-uneven",
+    "together-bfloat16",
+    "together-float16",
 )
 """Trainings that give on two ranks what they give on one."""
-GRAPHS = {"gathered": [2, 6], "ignored-gathered": [2, 6], "uneven": [1, 1, 3, 3]}
+GRAPHS = {"gathered": [2, 6], "ignored-gathered": [2, 6], "uneven": [1, 1, 3, 3], "together-uneven": [1, 1, 3, 3]}
 """How many batches each graph has; [1, 3] for the others."""
+APART = {"together-bfloat16": 2e-5, "together-float16": 2e-5}
+"""How far a number may be from what one rank gets; 1e-6 in the others. The moments of two parts differ in their last digit
+from those of the whole, and an activation beside the middle of two numbers of 16 bits is then rounded to the other one."""
 
 
 def environment(devices=2, **more):
@@ -166,12 +174,13 @@ def eager(launches, tmp_path_factory):
 @needs_mpi
 def test_two_gpus_train_what_one_trains(alone, eager, launches):
     for case in CASES:
+        apart = APART.get(case, 1e-6)
         for found in results(eager, case):
             assert found["by_nccl"]
             for name, expected in alone[case].items():
                 if name in ("error", "graphs", "by_nccl"):
                     continue
-                np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6, err_msg=f"{case}: {name}")
+                np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=apart, err_msg=f"{case}: {name}")
 
 
 @needs_mpi
@@ -215,15 +224,6 @@ def test_a_link_between_gpus_that_fails_ends_all_ranks(launches, tmp_path):
 
 
 @needs_mpi
-def test_batch_norm_that_ranks_share_runs_eagerly_and_says_why(launches, tmp_path):
-    done = launched(2, "on_gpus.py", tmp_path, "auto", "together", environment=environment())
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("a host read (to_host) cannot be captured") == 1
-    one, other = results(tmp_path, "together")
-    assert_same(one, other, "together", but=())
-
-
-@needs_mpi
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -234,16 +234,15 @@ def test_batch_norm_that_ranks_share_runs_eagerly_and_says_why(launches, tmp_pat
         ({"devices": 1}, "ranks 0 and 1 share the GPU 0000:00:00.0 of"),
     ],
 )
-def test_without_nccl_gradients_go_by_way_of_the_host_and_one_warning_says_why(
-    alone, launches, tmp_path, changes, why
-):  # fmt: skip
-    done = launched(2, "on_gpus.py", tmp_path, "auto", "plain", environment=environment(**changes))
+def test_without_nccl_sums_go_by_way_of_the_host_and_one_warning_says_why(alone, launches, tmp_path, changes, why):
+    done = launched(2, "on_gpus.py", tmp_path, "auto", "plain", "together", environment=environment(**changes))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("by way of the host's memory") == done.stderr.count(why) == 1
-    for found in results(tmp_path, "plain"):
-        assert not found["by_nccl"]
-        assert found["graphs"].size == 0
-        np.testing.assert_allclose(found["parameters"], alone["plain"]["parameters"], rtol=1e-5, atol=1e-6)
+    for case in ("plain", "together"):
+        for found in results(tmp_path, case):
+            assert not found["by_nccl"]
+            assert found["graphs"].size == 0
+            np.testing.assert_allclose(found["parameters"], alone[case]["parameters"], rtol=1e-5, atol=1e-6)
 
 
 @needs_mpi

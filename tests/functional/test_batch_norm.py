@@ -9,6 +9,7 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet.backends.contract import ACTIVATIONS, BatchNorm, Moments
 from gpunet.backends.numpy import norm as numpy_norm
+from gpunet.distributed import Share, computing
 
 SHAPES = [(2, 5, 4, 3), (1, 6, 7, 5), (9, 7), (4, 3, 2), (2, 3, 5, 8), (1, 2, 1)]
 NAMES = [None, *ACTIVATIONS]
@@ -217,3 +218,84 @@ def test_inference_takes_one_element_or_none(backend):
     y.backward(np.ones((0, 2), np.float32))
     assert y.shape == none.grad.shape == (0, 2)
     np.testing.assert_array_equal(host(weight.grad, backend), 0)
+
+
+class Twins:
+    """Two ranks, of which the other one has the same samples as this one: each sum is twice its terms."""
+
+    rank, size, leads = 0, 2, True
+
+    def __init__(self):
+        self.sums = 0
+
+    def gather(self, what, value):
+        assert what == "GPUs"
+        return [(None, "", "")] * 2  # so that sums go by way of the host
+
+    def add(self, array):
+        self.sums += 1
+        array += array
+
+
+def synchronised(backend, x, running, dy, *, training=True, **options):
+    """(y, dx) of a batch norm that ranks share."""
+    x = gp.tensor(x, backend=backend, requires_grad=True)
+    y = F.batch_norm(x, *running, training=training, synchronised=True, **options)
+    y.backward(dy)
+    return host(y), host(x.grad, backend)
+
+
+@pytest.fixture
+def twins(monkeypatch):
+    ranks = Twins()
+    monkeypatch.setattr(F.norm, "world", lambda: ranks)
+    return ranks
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_ranks_share_their_moments_in_every_dtype(backend, rng, twins, kind):
+    if kind not in backend.dtypes:
+        pytest.skip(f"{backend.name} computes in {', '.join(backend.dtypes)}")
+    kind, wide = np.dtype(kind), np.dtype(np.float32 if kind in backend.narrow else kind)
+    x, dy = (rng.normal(size=(3, 4, 5)).astype(kind) for _ in range(2))
+    shared, own = (tensors(np.array([np.zeros(5), np.ones(5)], wide), backend) for _ in range(2))
+    y, dx = synchronised(backend, x, shared, dy, activation="tanh")
+    assert (y.dtype, dx.dtype, twins.sums) == (kind, kind, 3)
+    twice = gp.tensor(np.concatenate([x, x]), backend=backend, requires_grad=True)
+    whole = F.batch_norm(twice, *own, training=True, activation="tanh")
+    whole.backward(np.concatenate([dy, dy]))
+    allowed = {**tolerances.BACKENDS, **tolerances.NARROW}
+    same(y, host(whole)[:3], allowed)
+    same(dx, host(twice.grad, backend)[:3], allowed)
+    for got, expected in zip(shared, own, strict=True):
+        assert got.dtype == wide
+        same(got.numpy(), expected.numpy(), allowed)
+
+
+def test_ranks_share_moments_in_training_alone(backend, rng, twins):
+    running = tensors(np.float32([[0, 0, 0], [1, 1, 1]]), backend)
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    y, _ = synchronised(backend, x, running, x, training=False, eps=0.0)
+    np.testing.assert_allclose(y, x, rtol=1e-6)
+    assert twins.sums == 0
+
+
+@pytest.mark.parametrize(("rows", "total", "raises"), [(1, 1, True), (0, 1, True), (1, 2, False)])
+def test_the_only_element_of_all_ranks_has_no_variance(backend, twins, rows, total, raises):
+    x, running = np.float32([[1, 2]]), tensors(np.float32([[0, 0], [1, 1]]), backend)
+    with computing(Share(None, 0, rows, total)):
+        if raises:
+            with pytest.raises(ValueError, match="train on at least 2 elements per channel"):
+                synchronised(backend, x, running, x)
+            assert twins.sums == 0
+        else:
+            y, dx = synchronised(backend, x, running, x)
+            np.testing.assert_array_equal([*y, *dx], 0)
+            np.testing.assert_allclose(running[0].numpy(), 0.1 * x[0], rtol=1e-6)
+
+
+def test_a_batch_of_one_image_has_a_variance(backend, rng, twins):
+    x, running = rng.normal(size=(1, 6, 2)).astype(np.float32), tensors(np.float32([[0, 0], [1, 1]]), backend)
+    with computing(Share(None, 0, 1, 1)):
+        y, _ = synchronised(backend, x, running, x)
+    np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-6)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gradients import NEW, Into
 
-__all__ = ["BatchNorm", "BatchNormGrads", "GroupNorm", "Moments", "PartMoments", "check_eps"]
+__all__ = ["BatchNorm", "BatchNormGrads", "BatchRanks", "GroupNorm", "Moments", "PartMoments", "check_eps"]
 
 
 class Moments(NamedTuple):
@@ -29,6 +29,17 @@ class PartMoments(NamedTuple):
     """(parts, 2, C) float32: of each part the means, and the summed squared distances from them."""
     rows: int
     """Elements of a channel in a part; the last one may have fewer."""
+
+
+class BatchRanks(Protocol):
+    """The ranks that share a batch, as one of them sees them."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's elements are part of the batch; one that has no share computes as if it had."""
+
+    def add(self, array: Array) -> None:
+        """Add up an array of the backend over the ranks, in place. All of them must call it alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,8 @@ class BatchNorm:
     left: PartMoments | None = None
     """The moments of x, if the same backend's `conv2d_forward_with_moments` has left them; read in
     training."""
+    ranks: BatchRanks | None = None
+    """Those that share the batch, and its moments in training; None where x is the whole batch."""
 
     def __post_init__(self) -> None:
         check_eps("batch_norm", self.eps)
@@ -101,6 +114,10 @@ class NormPrimitives(ABC):
         the batch's variance is the unbiased one, over n - 1. In inference the running moments
         normalise, and they are also what is saved. Moments are float32 or wider.
 
+        Where ranks share the batch, the elements of all of them are meant, and each rank gets the
+        same moments. They tell each other two things: sums of x, or what stands for them, with the
+        counts of elements; then squared distances from the mean of all, which lose no digits.
+
         Args:
             x: (…, C).
             w, b: (C,); None stands for 1 and 0.
@@ -124,6 +141,10 @@ class NormPrimitives(ABC):
             dresidual = g, or dy itself if there is no activation; None without a residual
 
         In inference dx lacks its last term, because the running moments do not depend on x.
+
+        Where ranks share the batch, dw and db are this rank's terms, but in dx they and n are those
+        of all ranks, which tell each other their terms. Elements that do not count have no last
+        term in dx, since no moment depends on them.
 
         Args:
             y: the output; read only if there is an activation.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
+from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, BatchRanks, GroupNorm, Into, Moments
 from gpunet.backends.cuda.device import MAX_BLOCKS, MOST_POSITIONS, THREADS, WARP, CudaDevice, activation_fields
 from gpunet.backends.cuda.shares import across as threads_across
 from gpunet.cuda.naming import ELEMENTS, instance
@@ -63,20 +63,39 @@ class CudaNorm(CudaDevice):
         self._expect("batch_norm_forward", running_mean=(running.mean, c), running_var=(running.variance, c))
         rows = _check_rows("batch_norm_forward", x)
         if norm.training:
-            if rows < 2:
+            if rows < 2 and norm.ranks is None:
                 raise ValueError(f"batch_norm_forward: training takes at least 2 elements per channel, got x {x.shape}")
-            saved = Moments(self.arrays.empty(c, np.float32), self.arrays.empty(c, np.float32))
-            options = {"eps": norm.eps, "momentum": norm.momentum}
-            if norm.left is None or self.simple:
-                self._reduce("batch_norm_moments", x, (x,), (*saved, *running), options)
-            else:
-                parts = norm.left.parts
-                split = Split(1, 1, parts.shape[0], norm.left.rows, 0)
-                self._merge("batch_norm_moments", x, parts, (*saved, *running), batch_norm_fields(x, options, split))
+            saved = self._moments(x, running, norm)
         y = self.arrays.empty(x.shape, x.dtype)
         args, opens = (x, w, b, *saved, residual, y), activation_fields(norm.activation)
         self._each_channel("batch_norm_forward", x, args, {"eps": norm.eps}, opens)
         return y, saved
+
+    def _moments(self, x: Array, running: Moments, norm: BatchNorm) -> Moments:
+        """The moments of the batch, which the running ones follow."""
+        c, ranks, options = x.shape[-1], norm.ranks, {"momentum": norm.momentum}
+        saved = Moments(self.arrays.empty((c,), np.float32), self.arrays.empty((c,), np.float32))
+        weighted = None if ranks is None else self.arrays.empty((c + 1,), np.float32)
+        out = (*saved, *(running if ranks is None else (None, None)), weighted)
+        if norm.left is None or self.simple:
+            self._reduce("batch_norm_moments", x, (x,), out, options)
+        else:
+            parts = norm.left.parts
+            split = Split(1, 1, parts.shape[0], norm.left.rows, 0)
+            self._merge("batch_norm_moments", x, parts, out, batch_norm_fields(x, options, split))
+        if ranks is not None:
+            distances, fields = self.arrays.empty((c,), np.float32), batch_norm_fields(x, options)
+            weighted = self._sums_over(ranks, weighted)
+            self._each("batch_norm_distances", c, *saved, weighted, distances, fields, element="")
+            args = weighted, self._sums_over(ranks, distances), *saved, *running, fields
+            self._each("batch_norm_joined_moments", c, *args, element="")
+        return saved
+
+    def _sums_over(self, ranks: BatchRanks, terms: Array) -> Array:
+        """The sums over the ranks of this rank's terms, which they may overwrite; of zeros if it does not count."""
+        sums = terms if ranks.counts else self.full(terms.shape, 0.0, np.float32)
+        ranks.add(sums)
+        return sums
 
     def batch_norm_backward(
         self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
@@ -89,17 +108,21 @@ class CudaNorm(CudaDevice):
         self._expect("batch_norm_backward", bias=(b, c))
         _check_rows("batch_norm_backward", x)
         opens, options = activation_fields(norm.activation), {"eps": norm.eps, "accumulate": int(into.add)}
-        sums = self.arrays.empty((2, *c), np.float32)
+        sums = self.arrays.empty((2 * c[0] + 1,), np.float32)
         affine = () if self.simple else (w, b)
         if norm.activation is not None and norm.activation.name == "relu" and not (norm.residual or self.simple):
             y = None  # the kernels find its sign again, which takes less time than to read it
         self._reduce("batch_norm_sums", x, (dy, y, x, *affine, *saved), (sums, into.weight, into.bias), options, opens)
+        dw = sums[: c[0]] if into.weight is None else into.weight
+        db = sums[c[0] : -1] if into.bias is None else into.bias
+        if norm.training and norm.ranks is not None:
+            kept = into.weight is None or into.bias is None
+            sums = self._sums_over(norm.ranks, self.copy(sums) if kept else sums)
+        through = norm.training and (norm.ranks is None or norm.ranks.counts)
         dx = self.arrays.empty(x.shape, x.dtype)
         dresidual = self.arrays.empty(x.shape, x.dtype) if norm.residual and fused else None
-        args = dy, y, x, *(affine or (w,)), *saved, sums if norm.training else None, dx, dresidual
+        args = dy, y, x, *(affine or (w,)), *saved, sums if through else None, dx, dresidual
         self._each_channel("batch_norm_input_grad", x, args, options, opens)
-        dw = sums[:1].reshape(c) if into.weight is None else into.weight
-        db = sums[1:].reshape(c) if into.bias is None else into.bias
         return dx, dw, db, dy if norm.residual and not fused else dresidual
 
     def _reduce(self, kernel: str, x: Array, given: tuple, out: tuple, options: dict[str, Any], *opens: dict) -> None:

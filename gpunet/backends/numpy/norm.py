@@ -12,16 +12,17 @@ serves the whole row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import reduce
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
+from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, BatchRanks, GroupNorm, Into, Moments
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver_both
+from gpunet.backends.host.ranks import sums_over, sums_through_moments
 from gpunet.backends.numpy.output_activation import activate, open_activation
 from gpunet.backends.numpy.rows import as_rows, row_pixels
 from gpunet.backends.numpy.sums import CHUNK, add_middle, add_rows
@@ -35,7 +36,7 @@ scale x - scale mean the two would cancel to a few digits."""
 NEAR = 2
 """Standard deviations between a mean and 0 up to which sums of x x, or dy x, need no mean subtracted from
 x first, which costs them about two of float32's 24 bits."""
-Summary = tuple[int, Array, Array]
+Summary = tuple[float, Array, Array]
 """(elements per channel, their mean, their squared distances from it, summed), the last two float64
 (C,)."""
 
@@ -48,10 +49,8 @@ class NumpyNorm(NumpyThreads):
     ) -> tuple[Array, Moments]:
         saved, source = running, as_rows(x)
         if norm.training:
-            saved, n = self._moments(source, x.shape[-1])
-            mean, variance = running
-            mean += norm.momentum * (saved.mean - mean)
-            variance += norm.momentum * (saved.variance * (n / (n - 1)) - variance)
+            saved, n = self._moments(source, x.shape[-1], norm.ranks)
+            move(running, saved, n, norm.momentum)
         y = memory.empty(x.shape, x.dtype)
         out, added = as_rows(y), None if residual is None else as_rows(residual)
         scale, shift = _scale(w, saved, norm), np.zeros(len(saved.mean)) if b is None else b
@@ -78,13 +77,14 @@ class NumpyNorm(NumpyThreads):
         self._parallel(work, *source.shape)
         return y, saved
 
-    def _moments(self, rows: Array, c: int) -> tuple[Moments, int]:
+    def _moments(self, rows: Array, c: int, ranks: BatchRanks | None) -> tuple[Moments, float]:
         """(the moments of each of C channels, the number of elements per channel)."""
 
         def work(start: int, stop: int) -> Summary:
             return reduce(_joined, (_summary(rows[i:j], c) for i, j in _blocks(start, stop, rows.shape[1])))
 
-        n, mean, squares = reduce(_joined, self._parallel(work, *rows.shape))
+        found = reduce(_joined, self._parallel(work, *rows.shape))
+        n, mean, squares = found if ranks is None else of_all_ranks(ranks, *found)
         return Moments(mean.astype(rows.dtype), (squares / n).astype(rows.dtype)), n
 
     def batch_norm_backward(
@@ -93,8 +93,9 @@ class NumpyNorm(NumpyThreads):
     ) -> BatchNormGrads:  # fmt: skip
         g = dy if norm.activation is None else memory.empty(dy.shape, dy.dtype)
         sums = self._gradient_sums(dy, x, y, g, saved, norm)
+        whole = sums_through_moments(norm, *sums, x.size // x.shape[-1])
         dx = memory.empty(x.shape, x.dtype) if norm.residual or g is dy else g
-        self._input_gradient(g, x, w, saved, norm, sums, dx)
+        self._input_gradient(g, x, w, saved, norm, whole, dx)
         return dx, *deliver_both(*sums, into, x.dtype), g if norm.residual else None
 
     def _gradient_sums(
@@ -123,14 +124,15 @@ class NumpyNorm(NumpyThreads):
         return through_x * _scale(None, saved, norm), through
 
     def _input_gradient(
-        self, g: Array, x: Array, w: Array | None, saved: Moments, norm: BatchNorm, sums: Sequence[Array], dx: Array
-    ) -> None:
-        """Write dx, which may be g; `sums` are (dw, db)."""
+        self, g: Array, x: Array, w: Array | None, saved: Moments, norm: BatchNorm,
+        whole: tuple[Array, Array, float] | None, dx: Array,
+    ) -> None:  # fmt: skip
+        """Write dx, which may be g; `whole` is what `sums_through_moments` gives."""
         rows, upstream, out = (as_rows(a) for a in (x, g, dx))
         scale = _scale(w, saved, norm)
         scale_row = _along(scale, rows)
-        if norm.training:  # dx = scale g - slope x - offset, where slope x + offset = scale (db + h dw) / n
-            n, (dw, db) = x.size // x.shape[-1], sums
+        if whole is not None:  # dx = scale g - slope x - offset, where slope x + offset = scale (db + h dw) / n
+            dw, db, n = whole
             slope = scale * dw * _scale(None, saved, norm) / n
             offset = scale * db / n - slope * saved.mean
             slope_row, offset_row = _along(slope, rows), _along(offset, rows)
@@ -139,7 +141,7 @@ class NumpyNorm(NumpyThreads):
             space = _space(rows)
             for i, j in _blocks(start, stop, rows.shape[1]):
                 block = np.multiply(upstream[i:j], scale_row, out=out[i:j])
-                if norm.training:
+                if whole is not None:
                     term = np.multiply(rows[i:j], slope_row, out=space[: j - i])
                     term += offset_row
                     block -= term
@@ -229,6 +231,21 @@ def _joined(a: Summary, b: Summary) -> Summary:
     """Summary of two sets of elements together (Chan, Golub & LeVeque 1983, equation 1.5)."""
     n, distance = a[0] + b[0], b[1] - a[1]
     return n, a[1] + distance * (b[0] / n), a[2] + b[2] + distance * distance * (a[0] * b[0] / n)
+
+
+def of_all_ranks(ranks: BatchRanks, n: float, mean: Array, squares: Array) -> Summary:
+    """Summary of the elements of all ranks, from that of this rank's."""
+    total, weighted = sums_over(ranks, n, n * mean)
+    whole = weighted / total
+    (squares,) = sums_over(ranks, squares + n * (mean - whole) ** 2)
+    return total, whole, squares
+
+
+def move(running: Moments, saved: Moments, n: float, momentum: float) -> None:
+    """Let the running moments follow those of n elements, in place."""
+    mean, variance = running
+    mean += momentum * (saved.mean - mean)
+    variance += momentum * (saved.variance * (n / (n - 1)) - variance)
 
 
 def _scale(w: Array | None, saved: Moments, norm: BatchNorm) -> Array:

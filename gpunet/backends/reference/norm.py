@@ -6,8 +6,9 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
+from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, BatchRanks, GroupNorm, Into, Moments
 from gpunet.backends.host.arrays import HostArrays, deliver_both
+from gpunet.backends.host.ranks import sums_over, sums_through_moments
 
 
 class ReferenceNorm(HostArrays):
@@ -18,8 +19,7 @@ class ReferenceNorm(HostArrays):
     ) -> tuple[Array, Moments]:
         saved = running
         if norm.training:
-            axes, n = _all_but_channels(x)
-            saved = _moments(x, axes)
+            saved, n = _batch_moments(x, norm.ranks)
             for average, value in zip(running, (saved.mean, saved.variance * n / (n - 1)), strict=True):
                 average[...] = (1 - norm.momentum) * average + norm.momentum * value
         y = (x - saved.mean) / np.sqrt(saved.variance + norm.eps)
@@ -41,7 +41,11 @@ class ReferenceNorm(HostArrays):
         deviation = np.sqrt(saved.variance + norm.eps)
         h = (x - saved.mean) / deviation
         db, dw = (a.sum(axis=axes, dtype=np.float64).astype(h.dtype) for a in (g, g * h))
-        dx = (g - (db + h * dw) / n if norm.training else g) / deviation
+        if (whole := sums_through_moments(norm, dw, db, n)) is None:
+            dx = g / deviation
+        else:
+            whole_dw, whole_db, whole_n = whole
+            dx = (g - (whole_db + h * whole_dw) / whole_n) / deviation
         if w is not None:
             dx = dx * w
         return dx.astype(x.dtype), *deliver_both(dw, db, into, x.dtype), g if norm.residual else None
@@ -77,6 +81,17 @@ def _moments(a: Array, axes: tuple[int, ...]) -> Moments:
     wide = np.promote_types(a.dtype, np.float32)
     mean, variance = a.mean(axis=axes, dtype=np.float64), a.var(axis=axes, dtype=np.float64)
     return Moments(mean.astype(wide), variance.astype(wide))
+
+
+def _batch_moments(x: Array, ranks: BatchRanks | None) -> tuple[Moments, float]:
+    """(the `_moments` of a batch, of which each of `ranks` has a part, the number of its elements per channel)."""
+    axes, own = _all_but_channels(x)
+    if ranks is None:
+        return _moments(x, axes), own
+    wide = np.promote_types(x.dtype, np.float32)
+    total, n = sums_over(ranks, x.sum(axis=axes, dtype=np.float64), own)
+    (squares,) = sums_over(ranks, ((x.astype(np.float64) - total / n) ** 2).sum(axis=axes))
+    return Moments((total / n).astype(wide), (squares / n).astype(wide)), n
 
 
 def _standardized(x: Array, saved: Moments, norm: GroupNorm) -> tuple[Array, Array]:

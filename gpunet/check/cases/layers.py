@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends import get_backend
-from gpunet.backends.contract import Activation, BatchNorm, CrossEntropy, GroupNorm, InputActivation, Into, Moments
+from gpunet.backends import Backend, get_backend
+from gpunet.backends.contract import (
+    Activation,
+    Array,
+    BatchNorm,
+    CrossEntropy,
+    GroupNorm,
+    InputActivation,
+    Into,
+    Moments,
+)
 from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
 from gpunet.cuda.instantiations import PIECES
@@ -32,6 +41,7 @@ def cases(dtype: str) -> Iterator[Case]:
     yield from _pools(draw)
     yield from _resampling(draw)
     yield from _batch_norm(draw)
+    yield from _batch_norm_of_ranks(draw)
     yield from _group_norm(draw)
     yield from _activations(draw)
     yield from _cross_entropy(draw)
@@ -104,6 +114,36 @@ def _batch_norm(draw: Draw) -> Iterator[Case]:
         yield draw.call(
             "batch_norm_backward", draw.normal(*shape), x, draw.rounded(y), w, b, saved, norm,
             label=label, single=(3, 4, "5.0", "5.1"), variants=FAST_AND_SIMPLE,
+        )  # fmt: skip
+
+
+class _Twin:
+    """Implements `BatchRanks` for one of two ranks with the same elements, whose sums are twice its terms."""
+
+    counts = True
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+
+    def add(self, array: Array) -> None:
+        self._backend.copy(self._backend.scale(array, None, 2.0), out=array)
+
+
+def _batch_norm_of_ranks(draw: Draw) -> Iterator[Case]:
+    """A rank's part of a batch, there and back."""
+    for shape in ((2, 9, 7, 8), (33, 35)):
+        mean, x, dy = draw.normal(*shape[-1:]), draw.normal(*shape), draw.normal(*shape)
+        of_channels = {"mean": mean, "variance": draw.rounded(mean**2 + 1)}
+
+        def run(on: Any, a: Any) -> Any:
+            norm, running = BatchNorm(training=True, eps=1e-3, ranks=_Twin(on)), Moments(a["mean"], a["variance"])
+            y, saved = on.batch_norm_forward(a["x"], None, None, running, norm, None)
+            dx, dw, db, _ = on.batch_norm_backward(a["dy"], a["x"], None, None, None, saved, norm)
+            return [y, *saved, *running, dx, dw, db]
+
+        yield Case(
+            f"batch_norm of two ranks, of which one has {shape}", draw.dtype, {"x": x, "dy": dy, **of_channels},
+            run, frozenset(of_channels), FAST_AND_SIMPLE,
         )  # fmt: skip
 
 

@@ -75,10 +75,10 @@ too little memory. With ``capture=True`` that raises, after the first update. Wi
 
 **8. On several ranks** (`gpunet.distributed`), where NCCL joins their GPUs, a graph takes this rank's
 shares of the batches, whose places are part of the signature. It holds all that a step adds up over
-the ranks: gradients, weights of labels, running moments of batch norm, and the loss by which an
-update is skipped, so that all ranks skip the same ones. Sums are branches of the graph: a bucket of
-gradients is added up beside the rest of the backward pass. The host joins the results of a replay in
-one message. Since all ranks must make the same calls, they ask each other whether graphs are stale
+the ranks: gradients, weights of labels, moments of batch norm, and the loss by which an update is
+skipped, so that all ranks skip the same ones. Sums are branches of the graph: a bucket of gradients
+is added up beside the rest of the backward pass. The host joins the results of a replay in one
+message. Since all ranks must make the same calls, they ask each other whether graphs are stale
 and whether a capture has failed. A batch with fewer rows than there are ranks runs eagerly.
 
 Evaluation and prediction run eagerly: they are few launches in an epoch, and need all logits.

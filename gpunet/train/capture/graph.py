@@ -13,6 +13,7 @@ from gpunet.autograd import Tensor
 from gpunet.backends.contract import Array, Segments, StepReport
 from gpunet.cuda.capture import Recorder, row
 from gpunet.distributed import Share, computing
+from gpunet.distributed.devices import add
 from gpunet.errors import BackendError
 from gpunet.functional.loss import correct_count, label_weight
 from gpunet.train.capture.inputs import GraphInputs
@@ -20,7 +21,7 @@ from gpunet.train.capture.staleness import check_hooks
 from gpunet.train.eager import EagerStep
 from gpunet.train.gradients import UpdateGradients
 from gpunet.train.joining import joined
-from gpunet.train.ranks import add, mean_moments, running_moments
+from gpunet.train.ranks import mean_moments, running_moments
 from gpunet.train.step import StepResult
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from gpunet.backends.contract import NEW, Activation, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import QUIET, deliver_both
+from gpunet.backends.host.ranks import sums_through_moments
 from gpunet.backends.numpy.compiled.activation import CompiledActivation
 from gpunet.backends.numpy.compiled.library import Library
-from gpunet.backends.numpy.norm import NumpyNorm
+from gpunet.backends.numpy.norm import NumpyNorm, move, of_all_ranks
 
 BLOCK = 1 << 14
 """Elements of a block, whose sums are taken in the dtype of the image: it stays in a first-level or
@@ -30,7 +31,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         loops = self._loops("norm", x, residual, w, b, *running)
         if loops is None or not x.size:
             return super().batch_norm_forward(x, w, b, running, norm, residual)
-        saved = self._batch_moments(loops, x, running, norm.momentum) if norm.training else running
+        saved = self._batch_moments(loops, x, running, norm) if norm.training else running
         y, relu, (pixels, c) = memory.empty(x.shape, x.dtype), _is_relu(norm.activation), _extents(x)
         self._spread(
             loops, "batch_forward", pixels, c, x, residual, y, c, *saved, w, b, float(norm.eps), int(relu)
@@ -39,14 +40,20 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
             y = self.activation_forward(y, norm.activation)
         return y, saved
 
-    def _batch_moments(self, loops: Library, x: Array, running: Moments, momentum: float) -> Moments:
+    def _batch_moments(self, loops: Library, x: Array, running: Moments, norm: BatchNorm) -> Moments:
         """The moments of a batch, a share of which the running ones take."""
         (pixels, c), block = _extents(x), _block(x)
         blocks = -(-pixels // block)
         parts, saved = np.empty((blocks, 2, c)), Moments(np.empty(c, x.dtype), np.empty(c, x.dtype))
         self._spread(loops, "batch_moments", blocks, block * c, x, pixels, c, block, parts)
-        given = parts, pixels, c, block, *saved, *running, float(momentum)
+        followed = running if norm.ranks is None else Moments(*np.zeros((2, c), x.dtype))
+        given = parts, pixels, c, block, *saved, *followed, float(norm.momentum)
         self._spread(loops, "join_batch_moments", c, blocks, *given)
+        if norm.ranks is not None:
+            mean, variance = (a.astype(np.float64) for a in saved)
+            n, mean, squares = of_all_ranks(norm.ranks, pixels, mean, variance * pixels)
+            saved = Moments(mean.astype(x.dtype), (squares / n).astype(x.dtype))
+            move(running, saved, n, norm.momentum)
         return saved
 
     @QUIET
@@ -70,8 +77,9 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         self._spread(loops, "join_batch_sums", c, blocks, parts, blocks, c, saved.variance, eps, sums)
         dx = memory.empty(x.shape, x.dtype)
         opened = memory.empty(x.shape, x.dtype) if norm.residual and gate != OPEN else None
-        count = pixels if norm.training else 0
-        self._spread(loops, "batch_input_grad", pixels, c, *arrays, c, *channels, sums, count, dx, opened)
+        whole = sums_through_moments(norm, sums[0], sums[1], pixels)
+        through, n = (sums, 0) if whole is None else (np.stack(whole[:2]), int(whole[2]))
+        self._spread(loops, "batch_input_grad", pixels, c, *arrays, c, *channels, through, n, dx, opened)
         return (
             dx,
             *deliver_both(sums[0], sums[1], into, x.dtype),
