@@ -78,7 +78,7 @@ class EagerStep(TrainingStep):
             for i, share in enumerate(shares):
                 self.ranks.note(f"epoch {epoch + 1}, step {step + i + 1}")
                 random.begin_step(epoch, step + i)  # for the first too, since hooks may have drawn
-                loss, result = self.begin(share)
+                loss, result = self._begin(share)
                 gradients.add(loss, share.rows, rows)
                 results.append(result._replace(rate=rate))
             gradients.finish()
@@ -121,10 +121,7 @@ class EagerStep(TrainingStep):
         Raises:
             FloatingPointError: the loss is not finite. Several ranks find that out together, in `run`.
         """
-        loss, result = self._forward_and_read(self.share(batch))
-        if self.ranks.size == 1:
-            _check_finite(result)
-        return loss, result
+        return self._begin(self.share(batch))
 
     def evaluate(self, batch: Any) -> StepResult:
         """The loss and the logits of a batch, without an update."""
@@ -173,6 +170,13 @@ class EagerStep(TrainingStep):
         arrays = check_batch(batch_arrays(batch.batch if isinstance(batch, Share) else batch, self.dtype))
         rows = arrays[0].shape[0]
         return replace(batch, batch=arrays) if isinstance(batch, Share) else Share(arrays, 0, rows, rows)
+
+    def _begin(self, share: Share) -> tuple[Tensor, StepResult]:
+        """`begin`, for a share whose arrays have been checked."""
+        loss, result = self._forward_and_read(share)
+        if self.ranks.size == 1:
+            _check_finite(result)
+        return loss, result
 
     def _forward_and_read(self, share: Share) -> tuple[Tensor, StepResult]:
         """The loss and the result of the share."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpunet.geometry import positive_int
 
-__all__ = ["F1", "Accuracy", "ConfusionMatrix", "Metric", "Precision", "Recall", "TopK"]
+__all__ = ["F1", "Accuracy", "ConfusionMatrix", "Measures", "Metric", "Precision", "Recall", "TopK"]
 
 
 class Metric(Protocol):
