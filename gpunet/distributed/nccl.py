@@ -73,7 +73,8 @@ class NcclRanks:
     def begin_add(self, *arrays: Any) -> Callable[[], None]:
         """Begin to `add`, and go on -> what lets the current stream wait until the arrays hold the sums.
 
-        Nothing may touch the arrays meanwhile. In a capture, that wait must be a part of the graph.
+        Nothing may touch or free the arrays meanwhile. In a capture, that wait must be a part of the
+        graph.
         ``communicator.py: Communicator.reduce`` takes equal addresses as a sum in place.
         """
         return self._begin(

@@ -147,7 +147,7 @@ class Watch:
         """Say where this rank is, once for each beat; abort where one of its checks has found something."""
         if monotonic() - self._spoke >= 0.9 * BEAT:
             self._spoke = monotonic()
-            for why in filter(None, (check() for check in list(self.checks))):
+            for why in filter(None, map(_asked, list(self.checks))):
                 self._abort(f"at {self._place.at}, {why}")
             for peer in self._peers:
                 peer.say(**self._place.word())
@@ -295,6 +295,14 @@ def _readable(sockets: list[socket.socket]) -> list[socket.socket]:
         for each in sockets:
             selector.register(each, selectors.EVENT_READ)
         return [key.fileobj for key, _ in selector.select(BEAT) if isinstance(key.fileobj, socket.socket)]
+
+
+def _asked(check: Callable[[], str]) -> str:
+    """What a check says; its own error, if it raises, for this thread must go on."""
+    try:
+        return check()
+    except Exception as error:
+        return f"a check of the watch has failed: {type(error).__name__}: {error}"
 
 
 def _show_stack() -> None:

@@ -114,7 +114,7 @@ def batch_norm(
     moments = {"running_mean": running_mean, "running_var": running_var}
     running = tuple(expect_tensor("batch_norm", name, moment) for name, moment in moments.items())
     joins = synchronised and training and world().size > 1
-    # all ranks together have 2 elements at least, unless the batch has one row, which only stands in on the others
+    # all ranks together have at least 2 elements, unless the batch has one row, which counts on one rank alone
     alone = training and (not joins or is_single_row())
     check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, alone)
     check_momentum("batch_norm", momentum)
@@ -123,6 +123,10 @@ def batch_norm(
     if (momentum is None) != (num_batches_tracked is not None):
         got = f"momentum {momentum} and num_batches_tracked {num_batches_tracked}"
         raise ValueError(f"batch_norm: num_batches_tracked goes with a momentum of None, got {got}")
+    if joins and not prod(x.shape[:-1]):
+        raise ValueError(
+            f"batch_norm: synchronised takes 1 element per channel or more on each rank, x has shape {x.shape}"
+        )
     training = training and prod(x.shape[:-1]) > 0  # an empty batch has no moments
     averages = training and momentum is None
     target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running

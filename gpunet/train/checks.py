@@ -83,9 +83,9 @@ def check_parameters(model: Module, optimizer: Optimizer, epoch: int, ranks: Ran
     """Raise FloatingPointError where a parameter is not finite after an epoch, before it is saved.
 
     The same error comes where the scale of the loss has fallen below 1: then gradients overflow
-    whatever the scale is. RuntimeError: ranks have different parameters, buffers or arrays of the optimizer.
+    whatever the scale is. RuntimeError: ranks have come apart.
     """
-    check_alike(ranks, model, optimizer, f"epoch {epoch}")
+    check_alike(ranks, optimizer, f"epoch {epoch}", model)
     arena = optimizer.arena
     if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
         raise FloatingPointError(f"Trainer: gradients overflow float16 at loss scale {scale:g} after epoch {epoch}")

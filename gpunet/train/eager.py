@@ -95,7 +95,7 @@ class EagerStep(TrainingStep):
         return iter(results)
 
     def count_updates(self, updates: int, place: str) -> None:
-        """Compare what the ranks have where these updates, behind which `place` is, make it due.
+        """Compare the ranks' parameters where these updates, behind which `place` is, make it due.
 
         Raises:
             RuntimeError: they are not the same on all ranks.
@@ -103,7 +103,7 @@ class EagerStep(TrainingStep):
         due = self._updates // ALIKE_EVERY < (self._updates + updates) // ALIKE_EVERY
         self._updates += updates
         if self.ranks.size > 1 and due:
-            check_alike(self.ranks, self.model, self.optimizer, place)
+            check_alike(self.ranks, self.optimizer, place)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -123,11 +123,11 @@ class EagerStep(TrainingStep):
         """
         return self._begin(self.share(batch))
 
-    def evaluate(self, batch: Any) -> StepResult:
-        """The loss and the logits of a batch, without an update."""
+    def evaluate(self, batch: Any, metrics: Sequence[Metric]) -> StepResult:
+        """The loss of a batch, and what metrics take, without an update."""
         with no_grad(), self.arithmetic():
             share = self.share(batch)
-            return joined(self.ranks, [share], [self._forward_and_read(share)[1]], self.metrics)[0]
+            return joined(self.ranks, [share], [self._forward_and_read(share)[1]], metrics)[0]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the first array of a batch."""

@@ -27,7 +27,7 @@ def measured(
     with in_eval_mode(step.model), open_batches(loader, step.ranks) as batches, shown:
         for i, batch in enumerate(batches):
             step.ranks.note(f"batch {i + 1} of an evaluation")
-            meter.update(step.evaluate(batch))
+            meter.update(step.evaluate(batch, metrics))
             shown.update()
             interrupt.check()
     if not meter.rows:

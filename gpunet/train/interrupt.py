@@ -12,9 +12,6 @@ from typing import Any, Self
 from gpunet.distributed import Alone, Ranks
 from gpunet.train.hooks import StopTraining
 
-END = "the end of fit"
-"""What ranks gather before any of them ends, so that what rank 0 writes is written."""
-
 
 class Interrupt:
     """A context that counts each Ctrl-C, and raises KeyboardInterrupt after the first `patience`.
@@ -31,7 +28,8 @@ class Interrupt:
     outside the main thread, which is the only one that Python gives signals. Afterwards the earlier
     handlers are back.
 
-    Where several ranks train, what one of them has got counts for all from the next `check` on.
+    Where several ranks train, what one of them has got counts for all from the next `check` on, and
+    the block ends on all of them together, so that what rank 0 has written in it is there for all.
 
     Args:
         patience: 1 if the first Ctrl-C asks for an orderly end, 0 if it raises at once too.
@@ -69,6 +67,9 @@ class Interrupt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None and self._ranks.size > 1:  # after an error, or a Ctrl-C that raises, others may be anywhere
+            self.holding = True  # no further signal ends this rank while rank 0 writes its files
+            self._ranks.gather("the end of fit", None)
         outer = None
         # Ctrl-C's own handler comes back last, for from then on another one raises here
         for number, before in reversed(self._before.items()):
@@ -81,8 +82,6 @@ class Interrupt:
         elif self.terminated:
             if kind is not None and not issubclass(kind, KeyboardInterrupt):
                 sys.excepthook(kind, *exception)  # type: ignore[arg-type]  # an error, which nobody would see
-            else:
-                self._ranks.gather(END, None)  # as ranks do whom no signal ends: rank 0 has written its files
             self._ranks.leave()
             signal.raise_signal(signal.SIGTERM)
         if kind is None and self.count > self.patience:

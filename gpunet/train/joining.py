@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.distributed import Ranks, Share
-from gpunet.train.meter import measured
+from gpunet.train.meter import with_measurements
 from gpunet.train.metrics import Metric
 from gpunet.train.step import StepResult
 
@@ -26,7 +26,7 @@ def joined(
     """
     if ranks.size == 1 or not results:  # none on any rank, where a graph's first loss is not finite
         return list(results)
-    results = [measured(metrics, result) for result in results]
+    results = [with_measurements(metrics, result, share.total) for share, result in zip(shares, results, strict=True)]
     own = [_numbers(share, result) for share, result in zip(shares, results, strict=True)]
     sums = ranks.total("the results of batches", np.concatenate(own))
     by_batch = np.split(sums, np.cumsum([numbers.size for numbers in own])[:-1])

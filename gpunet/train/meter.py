@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.train.metrics import Mean, Measures, Metric
+from gpunet.train.metrics import Mean, Metric, takes_measures
 from gpunet.train.step import StepResult
 
 
@@ -28,8 +28,8 @@ class EpochMeter:
         self.rows += result.rows
         self._loss.update(result.loss, result.rows if result.label_weight is None else result.label_weight)
         for i, metric in enumerate(self.metrics):
-            if result.measured and isinstance(metric, Measures):
-                metric.add(result.measured[i])
+            if result.measured:
+                metric.add(result.measured[i])  # type: ignore[attr-defined]
             elif result.logits is not None:
                 metric.update(result.logits, result.labels)
 
@@ -54,14 +54,16 @@ class EpochMeter:
         return {"loss": 0.0 if ignored else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
 
 
-def measured(metrics: Sequence[Metric], result: StepResult) -> StepResult:
-    """The result with what metrics measure in place of its logits, which stay only if one takes them."""
+def with_measurements(metrics: Sequence[Metric], result: StepResult, rows: int) -> StepResult:
+    """The result with what metrics measure in place of its logits, unless one takes these, or they are fewer numbers.
+
+    Args:
+        rows: of the whole batch, by which all ranks decide alike.
+    """
     if result.logits is None:
         return result
-    found = tuple(
-        np.asarray(metric.measure(result.logits, result.labels)) if isinstance(metric, Measures) else np.empty(0)
-        for metric in metrics
-    )
-    if all(isinstance(metric, Measures) for metric in metrics):
-        result = result._replace(logits=None, labels=None)
-    return result._replace(measured=found)
+    found = tuple(np.asarray(m.measure(result.logits, result.labels)) for m in metrics if takes_measures(m))
+    logits = rows * result.logits[0].size
+    if len(found) < len(metrics) or sum(part.size for part in found) > logits:
+        return result
+    return result._replace(logits=None, labels=None, measured=found)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,15 @@ class Measures(Protocol):
 
     def add(self, measured: np.ndarray) -> None:
         """Add what has been measured of a batch; whole numbers may have become float64."""
+
+
+def takes_measures(metric: Metric) -> TypeGuard[Measures]:
+    """Whether a metric's `measure` and `add` do what its `update` does: no class overrides that alone."""
+    if not isinstance(metric, Measures):
+        return False
+    classes = type(metric).__mro__
+    update, measure = (next((i for i, c in enumerate(classes) if name in vars(c)), 0) for name in ("update", "measure"))
+    return measure <= update
 
 
 class Mean:
@@ -219,7 +228,7 @@ class ConfusionMatrix:
             self.matrix = np.zeros((classes, classes), np.int64)
         if self.matrix.shape != (classes, classes):
             raise ValueError(f"{self.name}: logits have {classes} classes, not {len(self.matrix)}")
-        self.matrix += measured.astype(np.int64)
+        self.matrix += np.rint(measured).astype(np.int64)
 
 
 class ByClass(ConfusionMatrix):

@@ -29,8 +29,7 @@ class StepResult(NamedTuple):
     """None where a `LossStep` computed the loss, or where no metric reads the logits."""
     labels: Any = None
     measured: tuple[np.ndarray, ...] = ()
-    """What each metric has measured, see `metrics.Measures`, and an empty array for one that takes
-    logits; () where all are to take the logits."""
+    """What each metric has measured, see `metrics.Measures`; () where metrics are to take the logits."""
     rate: float = nan
     """The learning rate of the optimizer's first group in this step."""
 

@@ -32,7 +32,7 @@ from gpunet.train.eager import EagerStep
 from gpunet.train.evaluation import column_names, measured, predicted
 from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
-from gpunet.train.interrupt import END, Interrupt, watch_interrupts
+from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import Metric, make_metrics
 from gpunet.train.ranks import begin_alike
 from gpunet.train.running import RunningEpoch, traits_of
@@ -181,13 +181,12 @@ class Trainer:
         interrupt = Interrupt(ranks=self._ranks)
         begin_alike(self._ranks, self.model, self.optimizer, self.average)
         try:
-            self._fitting = True
+            self._fitting, self._eager.metrics = True, self.metrics  # which may be another list by now
             with interrupt, self._step.session():
                 self._run_fit(train_loader, valid, interrupt)
         finally:
             self._fitting = False
         self.history.interrupted |= interrupt.requested  # in the last hook
-        self._ranks.gather(END, None)  # what rank 0 has written is there for all
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, Any]:

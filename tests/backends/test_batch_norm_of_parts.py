@@ -39,8 +39,11 @@ def test_parts_give_what_the_whole_gives(rng, name, dtype, split, shape, activat
 
 
 @pytest.mark.parametrize("name", ["numpy", "reference"])
-def test_variances_far_from_0_keep_their_digits(rng, name):
-    x = rng.normal(size=(4, 9, 3)) + 1e6 * np.arange(1, 4)
-    given = x, np.ones(3), np.zeros(3), np.zeros(3), np.ones(3), x, x
-    found, _ = batch_parts.of_parts(get_backend(name), np.dtype("float64"), (3, 1), given, BatchNorm(True), into=False)
-    np.testing.assert_allclose(found[1][2], x.reshape(-1, 3).var(axis=0), rtol=1e-9)
+@pytest.mark.parametrize(("dtype", "mean", "tolerance"), [("float64", 1e6, 1e-9), ("float32", 1e4, 1e-6)])
+def test_variances_far_from_0_keep_their_digits(rng, name, dtype, mean, tolerance):
+    x = rng.normal(size=(4, 9, 3)) + mean * np.arange(1, 4)
+    x[-1] += 2  # so that parts have other means
+    x = x.astype(dtype)
+    given = x, *(np.array([value] * 3, dtype) for value in (1, 0, 0, 1)), x, x
+    found, _ = batch_parts.of_parts(get_backend(name), np.dtype(dtype), (3, 1), given, BatchNorm(True), into=False)
+    np.testing.assert_allclose(found[1][2], x.astype(float).reshape(-1, 3).var(axis=0), rtol=tolerance)

@@ -77,6 +77,12 @@ def test_what_a_check_finds_ends_all(reasons, rank):
     assert not found
 
 
+def test_a_check_that_raises_ends_all(reasons):
+    _, centre, _ = watched(reasons)
+    centre.checks.append(lambda: 1 / 0)
+    assert waited(reasons) == "at its start, a check of the watch has failed: ZeroDivisionError: division by zero"
+
+
 def test_ranks_that_speak_are_left_alone(reasons):
     watched(reasons)
     time.sleep(1.2)

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from gpunet.train import F1, Accuracy, ConfusionMatrix, Precision, Recall, TopK
+from gpunet.train.meter import with_measurements
 from gpunet.train.metrics import Mean, make_metrics
+from gpunet.train.step import StepResult
 
 LOGITS = np.array([[3.0, 1, 2], [0, 5, 1], [2, 2, 0], [1, 2, 4]])
 
@@ -75,6 +77,31 @@ def test_parts_with_other_classes_are_refused():
     metric.add(metric.measure(LOGITS, np.array([0, 1, 2, 0])))
     with pytest.raises(ValueError, match="confusion: logits have 2 classes, not 3"):
         metric.add(metric.measure(LOGITS[:, :2], np.array([0, 1, 1, 0])))
+
+
+class WithinOne(Accuracy):
+    """Another `update`, and the `measure` of its base, which does something else."""
+
+    def update(self, logits, labels):
+        self._mean.update(float((abs(logits.argmax(-1) - labels) <= 1).mean()), len(labels))
+
+
+class Halved(WithinOne):
+    def measure(self, logits, labels):
+        return super().measure(logits, labels) / 2
+
+
+@pytest.mark.parametrize(("metrics", "taken"), [([Accuracy(), F1()], True), ([WithinOne()], False), ([Halved()], True)])
+def test_a_metric_that_overrides_update_alone_takes_logits(metrics, taken):
+    result = StepResult(1.0, 4, logits=LOGITS, labels=np.array([0, 1, 2, 0]))
+    found = with_measurements(metrics, result, 8)
+    assert (found.logits is None, bool(found.measured)) == (taken, taken)
+
+
+def test_logits_are_taken_where_they_are_fewer_numbers_than_measurements():
+    result = StepResult(1.0, 4, logits=LOGITS, labels=np.array([0, 1, 2, 0]))
+    metrics = [Accuracy(), F1(), Recall()]  # 2 + 9 + 9 numbers; 3 logits in a row
+    assert [bool(with_measurements(metrics, result, rows).measured) for rows in (6, 7)] == [False, True]
 
 
 def test_nan_is_never_a_hit():

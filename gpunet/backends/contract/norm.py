@@ -116,7 +116,9 @@ class NormPrimitives(ABC):
 
         Where ranks share the batch, the elements of all of them are meant, and each rank gets the
         same moments. They tell each other two things: sums of x, or what stands for them, with the
-        counts of elements; then squared distances from the mean of all, which lose no digits.
+        counts of elements; then squared distances from the mean of all, since a difference of mean
+        squares would lose digits. They do it in float64 on a CPU, and in the dtype of the moments on
+        CUDA.
 
         Args:
             x: (…, C).

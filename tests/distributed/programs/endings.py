@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -51,7 +52,14 @@ def interrupted(trainer):
 
 
 def terminated(trainer):
+    """Get the signal, and again while rank 0 writes."""
     os.kill(os.getpid(), signal.SIGTERM)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+
+def hurried(trainer):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 class Slow:

@@ -44,16 +44,16 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         """The moments of a batch, a share of which the running ones take."""
         (pixels, c), block = _extents(x), _block(x)
         blocks = -(-pixels // block)
-        parts, saved = np.empty((blocks, 2, c)), Moments(np.empty(c, x.dtype), np.empty(c, x.dtype))
+        parts = np.empty((blocks, 2, c))
         self._spread(loops, "batch_moments", blocks, block * c, x, pixels, c, block, parts)
-        followed = running if norm.ranks is None else Moments(*np.zeros((2, c), x.dtype))
-        given = parts, pixels, c, block, *saved, *followed, float(norm.momentum)
-        self._spread(loops, "join_batch_moments", c, blocks, *given)
         if norm.ranks is not None:
-            mean, variance = (a.astype(np.float64) for a in saved)
-            n, mean, squares = of_all_ranks(norm.ranks, pixels, mean, variance * pixels)
+            n, mean, squares = of_all_ranks(norm.ranks, pixels, *_joined(parts, pixels, block))
             saved = Moments(mean.astype(x.dtype), (squares / n).astype(x.dtype))
             move(running, saved, n, norm.momentum)
+            return saved
+        saved = Moments(np.empty(c, x.dtype), np.empty(c, x.dtype))
+        given = parts, pixels, c, block, *saved, *running, float(norm.momentum)
+        self._spread(loops, "join_batch_moments", c, blocks, *given)
         return saved
 
     @QUIET
@@ -109,6 +109,17 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         self._spread(loops, "group_backward", len(x), x[0].size, *given)
         dw, db = parts.sum(axis=0)
         return dx, *deliver_both(dw, db, into, x.dtype)
+
+
+def _joined(parts: np.ndarray, pixels: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """(means, squared distances from them) of all blocks, from those of each, float64 (C,).
+
+    Chan et al. 1983, "Algorithms for computing the sample variance", as join_batch_moments.
+    """
+    counts = np.full((len(parts), 1), block)
+    counts[-1] = pixels - block * (len(parts) - 1)
+    mean = (counts * parts[:, 0]).sum(axis=0) / pixels
+    return mean, (parts[:, 1] + counts * (parts[:, 0] - mean) ** 2).sum(axis=0)
 
 
 def _extents(x: Array) -> tuple[int, int]:
