@@ -1,8 +1,10 @@
 """One body, every backend: a test that takes `backend` runs once on each, one that takes `cuda_name` or `cuda_backend` once
 on each that launches kernels. `helpers.backends` says which there are."""
 
+import gc
 import os
 
+import before_numpy  # noqa: F401
 import hypothesis
 import numpy as np
 import pytest
@@ -33,6 +35,13 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:could not create cache path:pytest.PytestCacheWarning")
     for warning in GPU_WARNINGS:
         config.addinivalue_line("filterwarnings", warning)
+
+
+def pytest_collection_finish():
+    """Keep Python from looking for garbage among the tests and modules, which live as long as the session and of which there
+    are a million objects: a `gc.collect()` in a test took a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():
