@@ -33,6 +33,8 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "default:.* is used instead; GPUNET_CACHE can name another")
     # a checkout that can only be read
     config.addinivalue_line("filterwarnings", "ignore:could not create cache path:pytest.PytestCacheWarning")
+    # JAX warns of every fork in a process in which it has computed; the children that tests fork do not use it
+    config.addinivalue_line("filterwarnings", "ignore:.*JAX is multithreaded:RuntimeWarning")
     for warning in GPU_WARNINGS:
         config.addinivalue_line("filterwarnings", warning)
 
