@@ -1,8 +1,10 @@
 """One body, every backend: a test that takes `backend` runs once on each, one that takes `cuda_name` or `cuda_backend` once
 on each that launches kernels. `helpers.backends` says which there are."""
 
+import gc
 import os
 
+import before_numpy  # noqa: F401
 import hypothesis
 import numpy as np
 import pytest
@@ -31,8 +33,17 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "default:.* is used instead; GPUNET_CACHE can name another")
     # a checkout that can only be read
     config.addinivalue_line("filterwarnings", "ignore:could not create cache path:pytest.PytestCacheWarning")
+    # JAX warns of every fork in a process in which it has computed; the children that tests fork do not use it
+    config.addinivalue_line("filterwarnings", "ignore:.*JAX is multithreaded:RuntimeWarning")
     for warning in GPU_WARNINGS:
         config.addinivalue_line("filterwarnings", warning)
+
+
+def pytest_collection_finish():
+    """Keep Python from looking for garbage among the tests and modules, which live as long as the session and of which there
+    are a million objects: a `gc.collect()` in a test took a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.backends import GPUS
-from helpers.examples import EXAMPLES, execute, run
+from helpers.examples import EXAMPLES, execute, first_line, run
 
 
 @pytest.fixture(params=["numpy", *GPUS])
@@ -78,7 +78,7 @@ def test_inspect_network_writes_every_picture(on, tmp_path):
     names = "first_layer_filters feature_maps receptive_fields top_patches_and_deconvnet saliency_gradcam_occlusion "
     assert [path.stem for path in written] == (names + "translation_features translation_scores").split()
     assert all(path.stat().st_size > 5_000 for path in written)
-    assert run("inspect_network.py", *arguments, "--backend", on).splitlines()[0] == lines[0]  # loaded this time
+    assert first_line("inspect_network.py", *arguments, "--backend", on) == lines[0]  # loaded this time
 
 
 def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(on, tmp_path, rng):

@@ -1,6 +1,7 @@
 """Imports run one way: no module imports one above its layer, and no imports form a circle."""
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +41,14 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {
-    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if "_kernels" not in path.parts
-}
-"""The syntax tree of each module."""
+@cache
+def sources():
+    """The syntax tree of each module."""
+    return {
+        module_name(path): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "_kernels" not in path.parts
+    }
 
 
 def targets(node):
@@ -54,7 +57,7 @@ def targets(node):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
         inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-        names = [full if full in SOURCES else node.module for full in inner.values()]
+        names = [full if full in sources() else node.module for full in inner.values()]
     else:
         names = []
     return {name for name in names if name.split(".")[0] == "gpunet"}
@@ -76,7 +79,9 @@ def imports_of(importer, tree):
     ]
 
 
-IMPORTS = [found for name, tree in SOURCES.items() for found in imports_of(name, tree)]
+@cache
+def imports():
+    return [found for name, tree in sources().items() for found in imports_of(name, tree)]
 
 
 def part_of(module):
@@ -116,27 +121,27 @@ def circles(edges):
 def test_nothing_is_imported_from_above(part):
     upward = [
         f"{found.importer}:{found.line} imports {found.imported}"
-        for found in IMPORTS
+        for found in imports()
         if part_of(found.importer) == part and RANK.get(part_of(found.imported), 0) > RANK[part]
     ]
     assert upward == []
 
 
 def test_every_part_has_its_layer():
-    parts = {part_of(module) for module in SOURCES} - {"", "__main__"}
+    parts = {part_of(module) for module in sources()} - {"", "__main__"}
     assert parts == set(RANK)
 
 
 def test_no_module_imports_the_package_itself():
     """`gpunet/__init__.py` stands above all others: import the module that has the name."""
-    upward = [f"{found.importer}:{found.line}" for found in IMPORTS if found.imported == "gpunet"]
+    upward = [f"{found.importer}:{found.line}" for found in imports() if found.imported == "gpunet"]
     assert upward == []
 
 
 def test_imports_are_absolute():
     relative = [
         f"{name}:{node.lineno}"
-        for name, tree in SOURCES.items()
+        for name, tree in sources().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.level > 0
     ]
@@ -147,15 +152,15 @@ def test_imports_are_absolute():
 
 
 def test_no_modules_import_each_other_in_a_circle_at_run_time():
-    assert drawn(circles((found.importer, found.imported) for found in IMPORTS if not found.typing_only)) == ""
+    assert drawn(circles((found.importer, found.imported) for found in imports() if not found.typing_only)) == ""
 
 
 def test_no_modules_import_each_other_in_a_circle_for_the_type_checker():
-    assert drawn(circles((found.importer, found.imported) for found in IMPORTS)) == ""
+    assert drawn(circles((found.importer, found.imported) for found in imports())) == ""
 
 
 def test_no_parts_of_the_package_import_each_other_in_a_circle():
-    pairs = {(part_of(found.importer), part_of(found.imported)) for found in IMPORTS}
+    pairs = {(part_of(found.importer), part_of(found.imported)) for found in imports()}
     assert drawn(circles((start, end) for start, end in pairs if start != end and start and end)) == ""
 
 

@@ -50,10 +50,10 @@ def name_of(page):
 
 def programs_of(file):
     """The blocks of each docstring of a Python file that has any."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    texts = [
-        ast.get_docstring(node) or "" for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, documented)
-    ]
+    source, documented = file.read_text(), (ast.Module, ast.ClassDef, ast.FunctionDef)
+    if "```" not in source:
+        return []
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
     return [found for text in texts if (found := pages.blocks_of(text, file))]
 
 

@@ -10,6 +10,7 @@ import platform
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 from weakref import WeakSet
 
@@ -64,11 +65,10 @@ class EmulatedArrays:
         if kind.hasobject:
             raise TypeError(f"an emulated device holds numbers, not {kind}")
         extents = tuple(int(n) for n in shape)
-        size = int(np.prod(extents, dtype=np.int64)) * kind.itemsize
+        size = prod(extents) * kind.itemsize
         pool: Pool = getattr(self._current, "pool", None) or self._default_pool
         taken = pool.take(size, capturing=self.stream.capturing)
-        label = f"an array of shape {extents}, {kind}"
-        storage = Storage(size, label, track=self.track, pool=pool, taken=taken)
+        storage = Storage(size, (extents, kind), track=self.track, pool=pool, taken=taken)
         self._storages.add(storage)
         self.allocations += 1
         self.allocated += size

@@ -22,6 +22,8 @@ RED_ZONE = 256
 """Bytes before and after an allocation that belong to no array."""
 NAN_BYTE = 0xFF
 """Two, four or eight bytes of this value are a NaN."""
+CLEAN = bytes([NAN_BYTE]) * (RED_ZONE + ALIGNMENT)
+"""Red zones into which nothing was written; a real one may be shorter."""
 
 
 class Storage:
@@ -29,27 +31,33 @@ class Storage:
 
     Args:
         size: in bytes.
-        label: the words that messages use for it: shape and dtype.
+        made_for: the shape and the dtype of its first array, for messages.
         track: whether to keep a map of the bytes that were written.
         pool: the pool that the memory is taken from.
         taken: the bytes that `pool.take` counted for it.
+    Attributes:
+        address: the address of the first byte.
     """
 
-    __slots__ = ("__weakref__", "_pool", "_taken", "_whole", "bytes", "label", "live", "written")
+    __slots__ = (
+        "__weakref__", "_made_for", "_pool", "_start", "_taken", "_whole", "address", "bytes", "live", "written",
+    )  # fmt: skip
 
-    def __init__(self, size: int, label: str, *, track: bool, pool: Pool, taken: int):
+    def __init__(self, size: int, made_for: tuple[tuple[int, ...], np.dtype], *, track: bool, pool: Pool, taken: int):
         self._whole = np.full(size + 2 * RED_ZONE + ALIGNMENT, NAN_BYTE, np.uint8)
-        start = RED_ZONE + -(self._whole.ctypes.data + RED_ZONE) % ALIGNMENT
+        begin: int = self._whole.ctypes.data
+        self._start = start = RED_ZONE + -(begin + RED_ZONE) % ALIGNMENT
+        self.address = begin + start
         self.bytes = self._whole[start : start + size]
-        self.label = label
+        self._made_for = made_for
         self.written = np.zeros(size, np.uint8) if track else None
         self.live = True
         self._pool, self._taken = ref(pool), taken
 
     @property
-    def address(self) -> int:
-        """Address of the first byte."""
-        return self.bytes.ctypes.data
+    def label(self) -> str:
+        """The words that messages use for it."""
+        return "an array of shape {}, {}".format(*self._made_for)
 
     @property
     def usable(self) -> bool:
@@ -69,15 +77,13 @@ class Storage:
 
     def overrun(self) -> str:
         """Describe what was written into the red zones, and restore them; empty if nothing was."""
-        start = self.address - self._whole.ctypes.data
-        for zone, side in (
-            (self._whole[:start], "before"),
-            (self._whole[start + self.bytes.size :], "past the end of"),
-        ):
-            changed = np.flatnonzero(zone != NAN_BYTE)
-            if changed.size:
-                self._whole[:start] = self._whole[start + self.bytes.size :] = NAN_BYTE
+        before, past = self._whole[: self._start], self._whole[self._start + self.bytes.size :]
+        for zone, side in ((before, "before"), (past, "past the end of")):
+            if not CLEAN.startswith(zone.tobytes()):
+                changed = np.flatnonzero(zone != NAN_BYTE)
                 away = len(zone) - changed[-1] if side == "before" else changed[0] + 1
+                before.fill(NAN_BYTE)
+                past.fill(NAN_BYTE)
                 return f"something wrote {side} {self.label}, {away} bytes away"
         return ""
 

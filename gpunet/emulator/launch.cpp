@@ -65,7 +65,7 @@ static void with_fibers() {
         for (u32 w = 0; w < state.warps; ++w) {
             const u32 lanes = state.threads_count - w * 32;
             state.exist[w] = state.ready[w] = lanes >= 32 ? ~0u : (1u << lanes) - 1;
-            state.done[w] = state.waiting[w] = state.yielded[w] = state.at_barrier[w] = 0;
+            state.done[w] = state.waiting[w] = state.yielded[w] = state.at_barrier[w] = state.meeting[w].lanes = 0;
             state.order[w] = w;
         }
         state.backward = false, state.done_count = 0;

@@ -133,7 +133,7 @@ def execute(program: Program, work: Work, settings: Settings) -> Counts:
         work.block,
         work.params,
         shared=work.shared,
-        regions=_regions(work.arguments),
+        regions=_regions(work.arguments) if settings.checked else (),
         schedule=settings.schedule,
         checked=settings.checked,
         count=settings.count,

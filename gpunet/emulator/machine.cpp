@@ -45,11 +45,9 @@ Thread* pick() {
     return nullptr;
 }
 
-static void set_ready(Thread* t) {
-    t->state = RUNNABLE;
-    state.ready[t->warp] |= 1u << t->lane;
-    state.waiting[t->warp] &= ~(1u << t->lane);
-    state.at_barrier[t->warp] &= ~(1u << t->lane);
+static void set_ready(u32 w, u32 lanes) {
+    state.ready[w] |= lanes;
+    state.waiting[w] &= ~lanes, state.at_barrier[w] &= ~lanes, state.meeting[w].lanes &= ~lanes;
 }
 
 void progress() { state.slices = state.yields = 0; }
@@ -59,7 +57,7 @@ void progress() { state.slices = state.yields = 0; }
 static bool gather() {
     bool found = false;
     for (u32 w = 0; w < state.warps; ++w)
-        for (u32 left = state.waiting[w]; left; left &= left - 1) {
+        for (u32 left = state.waiting[w]; left; left &= (left - 1) & state.waiting[w]) {
             Thread& first = state.thread[w * 32 + __builtin_ctz(left)];
             if (first.state != AT_WARP || first.kind != ACTIVEMASK) continue;
             u32 lanes = 0;
@@ -67,11 +65,8 @@ static bool gather() {
                 const Thread& other = state.thread[w * 32 + __builtin_ctz(rest)];
                 if (other.state == AT_WARP && other.kind == ACTIVEMASK && other.site == first.site) lanes |= 1u << other.lane;
             }
-            for (u32 rest = lanes; rest; rest &= rest - 1) {
-                Thread& member = state.thread[w * 32 + __builtin_ctz(rest)];
-                member.out[0] = lanes;
-                set_ready(&member);
-            }
+            for (u32 rest = lanes; rest; rest &= rest - 1) state.thread[w * 32 + __builtin_ctz(rest)].out[0] = lanes;
+            set_ready(w, lanes);
             found = true;
         }
     return found;
@@ -162,20 +157,34 @@ static u32 lanes_of(const Thread& t) {
     return spares_exited(t.kind) ? lanes & ~state.done[w] : lanes;
 }
 
+// Those of `lanes` that wait at the warp operation at which `t` stands.
+static u32 waiting_with(const Thread& t, u32 lanes) {
+    const Meeting& meeting = state.meeting[t.warp];
+    u32 left = state.waiting[t.warp] & lanes, found = 0;
+    if (left == meeting.lanes && meeting.kind == t.kind && meeting.mask == t.mask) return left;
+    for (; left; left &= left - 1) {
+        const Thread& other = state.thread[t.warp * 32 + __builtin_ctz(left)];
+        if (other.state == AT_WARP && other.mask == t.mask && other.kind == t.kind) found |= 1u << other.lane;
+    }
+    return found;
+}
+
+// Notes that a lane waits at its warp operation.
+static void join(const Thread& t) {
+    Meeting& meeting = state.meeting[t.warp];
+    if (!meeting.lanes) meeting.kind = t.kind, meeting.mask = t.mask;
+    if (meeting.kind == t.kind && meeting.mask == t.mask) meeting.lanes |= 1u << t.lane;
+}
+
 // If all lanes of the warp operation at which `t` stands have arrived: computes it, lets the
 // waiting lanes run on, and returns true.
 static bool complete(Thread& t) {
-    const u32 w = t.warp, lanes = lanes_of(t);
-    u32 waiting = 0;
-    for (u32 left = state.waiting[w] & lanes; left; left &= left - 1) {
-        const Thread& other = state.thread[w * 32 + __builtin_ctz(left)];
-        if (other.state == AT_WARP && other.mask == t.mask && other.kind == t.kind) waiting |= 1u << other.lane;
-    }
+    const u32 w = t.warp, lanes = lanes_of(t), waiting = waiting_with(t, lanes);
     if ((waiting | 1u << t.lane) != lanes) return false;
     execute_warp(t.kind, w, lanes, t.site);
     if (state.launch->checked) shadow_lanes(w, lanes);
     if (state.launch->tallies && lanes == (state.exist[w] & ~state.done[w])) counters_settle(w);
-    for (u32 left = waiting; left; left &= left - 1) set_ready(&state.thread[w * 32 + __builtin_ctz(left)]);
+    set_ready(w, waiting);
     progress();
     return true;
 }
@@ -212,7 +221,7 @@ static void open_barrier(Barrier& b, u32 id, bool whole) {
                 if (!(state.waiting[member.warp] >> member.lane & 1) || member.state != AT_BARRIER || member.barrier != id) continue;
                 if (pass == 2) {
                     memcpy(member.out, results, sizeof results);
-                    set_ready(&member);
+                    set_ready(member.warp, 1u << member.lane);
                 } else if (state.launch->checked && !whole) {
                     (pass ? shadow_acquire : shadow_release)(&member, object);
                 }
@@ -270,12 +279,12 @@ extern "C" void emu_warp(Machine*, Thread* t, u32 kind, u32 mask, u32 site) {
     if (!(mask >> t->lane & 1)) fault(t, "divergent barrier", site, "%s with the mask 0x%08x, which leaves lane %u itself out", kind_name(kind), mask, t->lane);
     if (lanes & state.done[w])
         fault(t, "exited lane", site, "%s names lane %u, which returned", kind_name(kind), __builtin_ctz(lanes & state.done[w]));
-    for (u32 left = state.waiting[w] & lanes; left; left &= left - 1) {
+    for (u32 left = state.waiting[w] & lanes & ~waiting_with(*t, lanes); left; left &= left - 1) {
         const Thread& other = state.thread[w * 32 + __builtin_ctz(left)];
-        if (other.state == AT_WARP && other.mask == mask && other.kind != kind)
+        if (other.state == AT_WARP && other.mask == mask)
             fault(t, "divergent barrier", site, "%s, but lane %u of its mask waits at %s, @%u@", kind_name(kind), other.lane, kind_name(other.kind), other.site);
     }
-    if (!complete(*t)) return wait_here(t, AT_WARP, site);
+    if (!complete(*t)) return join(*t), wait_here(t, AT_WARP, site);
     if (state.launch->schedule == RANDOM) {
         reorder(false);
         switch_to(t, pick());

@@ -331,10 +331,13 @@ class _Kernel:
         self.count = count
         self._machine = _machine()
         self._library = ctypes.CDLL(str(cache.find(build.FOLDER, facts["library"])))
+        self._body = ctypes.cast(self._library.kernel, ctypes.c_void_p).value
         self._statics = [
             Region(ctypes.addressof(ctypes.c_char.in_dll(self._library, symbol)), size, name, read_only)
             for symbol, name, size, read_only in facts["statics"]
         ]
+        self._zones = (ctypes.c_uint32 * (2 * len(facts["zones"])))(*(n for zone in facts["zones"] for n in zone))
+        self._counted = np.array([_counted(*access) for access in facts["noted"]["accesses"]], np.uint8)
 
     def run(
         self, expression: str, grid: Sequence[int], block: Sequence[int], params: Sequence[bytes], shared: int,
@@ -343,32 +346,34 @@ class _Kernel:
         facts = self.facts
         buffers = [ctypes.create_string_buffer(p, len(p)) for p in params]
         pointers = (ctypes.c_void_p * len(buffers))(*map(ctypes.addressof, buffers))
-        whole = [*regions, *self._statics]
-        whole += [Region(ctypes.addressof(b), len(b), f"parameter {i}", True) for i, b in enumerate(buffers)]
-        c_regions = (_CRegion * len(whole))(
-            *(_CRegion(r.address, r.size, r.name.encode(), r.written, r.read_only) for r in whole if r.size)
-        )
-        zones = (ctypes.c_uint32 * (2 * len(facts["zones"])))(*(n for zone in facts["zones"] for n in zone))
-        hits = np.zeros(len(facts["sites"]), np.uint8)
-        tallies = np.zeros((len(facts["noted"]["accesses"]) + 1, 6), np.uint64)
-        executed = np.zeros(len(facts["noted"]["mix"]) + 1, np.uint64)
-        counted = np.array([_counted(*access) for access in facts["noted"]["accesses"]], np.uint8)
         launch = _CLaunch(
-            body=ctypes.cast(self._library.kernel, ctypes.c_void_p), params=ctypes.addressof(pointers),
-            regions=ctypes.addressof(c_regions), hits=hits.ctypes.data, zones=ctypes.addressof(zones), seed=schedule.seed,
-            step_limit=STEP_LIMIT, grid=tuple(grid), block=tuple(block), static_shared=facts["static_shared"],
-            dynamic_shared=shared, region_count=sum(r.size > 0 for r in whole), fibers=facts["fibers"], stack=facts["stack"],
-            flush=facts["flush"], schedule=("fifo", "lifo", "random").index(schedule.kind), checked=self.checked,
-            zone_count=len(facts["zones"]), tallies=tallies.ctypes.data if self.count else 0,
-            counted=counted.ctypes.data, executed=executed.ctypes.data,
+            body=self._body, params=ctypes.addressof(pointers), seed=schedule.seed, step_limit=STEP_LIMIT,
+            grid=tuple(grid), block=tuple(block), static_shared=facts["static_shared"], dynamic_shared=shared,
+            fibers=facts["fibers"], stack=facts["stack"], flush=facts["flush"],
+            schedule=("fifo", "lifo", "random").index(schedule.kind),
         )  # fmt: skip
+        if self.checked:
+            own = [Region(ctypes.addressof(b), len(b), f"parameter {i}", True) for i, b in enumerate(buffers)]
+            whole = [r for r in (*regions, *self._statics, *own) if r.size]
+            c_regions = (_CRegion * len(whole))(
+                *(_CRegion(r.address, r.size, r.name.encode(), r.written, r.read_only) for r in whole)
+            )
+            hits = np.zeros(len(facts["sites"]), np.uint8)
+            launch.checked, launch.hits = True, hits.ctypes.data
+            launch.regions, launch.region_count = ctypes.addressof(c_regions), len(whole)
+            launch.zones, launch.zone_count = ctypes.addressof(self._zones), len(facts["zones"])
+        if self.count:
+            tallies = np.zeros((len(facts["noted"]["accesses"]) + 1, 6), np.uint64)
+            executed = np.zeros(len(facts["noted"]["mix"]) + 1, np.uint64)
+            noted = tallies, executed, self._counted
+            launch.tallies, launch.executed, launch.counted = (a.ctypes.data for a in noted)
         with _one_launch:
             status = self._machine.emu_launch(ctypes.byref(launch))
         if status == 2:
             raise MemoryError(f"{expression}: no memory for the threads of a block of {tuple(block)}")
         if launch.faulted:
             raise self._fault(expression, launch)
-        lines = frozenset((facts["sites"][i][0], facts["sites"][i][1]) for i in np.flatnonzero(hits))
+        lines = frozenset(tuple(facts["sites"][i]) for i in (np.flatnonzero(hits) if self.checked else ()))
         touched = () if not self.checked else tuple(
             Traffic(c.name.decode(), c.loaded, c.stored, c.read, c.wrote)
             for c in c_regions[: sum(r.size > 0 for r in regions)]

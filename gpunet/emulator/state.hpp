@@ -49,12 +49,19 @@ struct Barrier {
     u32 arrives, reduces;  // of the threads that arrived, how many do not wait, and how many take a result
 };
 
+// Lanes of a warp that wait at one warp operation. Those that wait at others, which only divergent
+// code has, belong to no meeting.
+struct Meeting {
+    u32 kind, mask, lanes;
+};
+
 struct State : Machine {
     Launch* launch;
     u32 threads_count, warps, block_index;
     u32 ready[MAX_WARPS], yielded[MAX_WARPS], exist[MAX_WARPS], done[MAX_WARPS], waiting[MAX_WARPS];  // lanes, a bit each
     u32 barrier_id[MAX_WARPS], barrier_site[MAX_WARPS];  // of the aligned barrier at which lanes of the warp wait
     u32 at_barrier[MAX_WARPS];                           // those lanes
+    Meeting meeting[MAX_WARPS];
     u32 order[MAX_WARPS];  // warps, in the order in which they run
     bool backward;         // whether the lanes of a warp run from the last to the first
     u32 done_count;

@@ -4,6 +4,10 @@
 // The layouts of fragments are those of NVIDIA's PTX ISA manual. They were not compared with a GPU.
 #include "state.hpp"
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 namespace emu {
 
 const char* kind_name(u32 kind) {
@@ -72,24 +76,64 @@ static void move_matrices(u32 kind, Thread* lanes, u32 mask, u32 site) {
             }
 }
 
-static u32 width(u32 element) {  // in bits
-    switch (element) {
-        case E_F16: case E_BF16: return 16;
-        case E_S8: case E_U8: return 8;
-        default: return 32;
-    }
+static constexpr u32 per_register(u32 element) {
+    return element == E_F16 || element == E_BF16 ? 2 : element == E_S8 || element == E_U8 ? 4 : 1;
 }
 
-static f64 value(u32 element, u32 word, u32 i) {
-    switch (element) {
-        case E_F16: return (f64)(float)bits<_Float16>((u16)(word >> 16 * i));
-        case E_BF16: return bits<f32>((word >> 16 * i) << 16);
+static f64 half_value(u16 word) {
+#ifdef __F16C__
+    return _cvtsh_ss(word);  // otherwise GCC calls a function that takes far longer
+#else
+    return (f64)bits<_Float16>(word);
+#endif
+}
+
+template <u32 ELEMENT>
+static f64 value(u32 word, u32 i) {
+    switch (ELEMENT) {
+        case E_F16: return half_value(word >> 16 * i);
+        case E_BF16: return bits<f32>(word >> 16 * i << 16);
         case E_TF32: return bits<f32>(word & 0xffffe000u);
         case E_S8: return (s8)(word >> 8 * i);
         case E_U8: return (u8)(word >> 8 * i);
+        case E_S32: return (s32)word;
         default: return bits<f32>(word);
     }
 }
+
+typedef f64 Row __attribute__((vector_size(64)));  // 8 columns
+static f64 mma_a[16][64];
+static Row mma_b[64], mma_c[16];
+
+template <u32 ELEMENT>
+static void read_a(const Thread* lanes, u32 first, u32 regs) {
+    constexpr u32 each = per_register(ELEMENT);
+    for (u32 l = 0; l < 32; ++l)
+        for (u32 r = 0; r < regs; ++r)
+            for (u32 i = 0; i < each; ++i)
+                mma_a[l / 4 + 8 * (r & 1)][l % 4 * each + i + (r >> 1) * 4 * each] = value<ELEMENT>(lanes[l].in[first + r], i);
+}
+
+template <u32 ELEMENT>
+static void read_b(const Thread* lanes, u32 first, u32 regs) {
+    constexpr u32 each = per_register(ELEMENT);
+    for (u32 l = 0; l < 32; ++l)
+        for (u32 r = 0; r < regs; ++r)
+            for (u32 i = 0; i < each; ++i) mma_b[l % 4 * each + i + r * 4 * each][l / 4] = value<ELEMENT>(lanes[l].in[first + r], i);
+}
+
+template <u32 ELEMENT>
+static void read_c(const Thread* lanes, u32 first, u32) {
+    constexpr u32 each = per_register(ELEMENT);
+    for (u32 l = 0; l < 32; ++l)
+        for (u32 i = 0; i < 4; ++i)
+            mma_c[l / 4 + 8 * (i >> 1)][l % 4 * 2 + (i & 1)] = value<ELEMENT>(lanes[l].in[first + i / each], i % each);
+}
+
+// By Element.
+#define OF_EACH(read) {read<E_F16>, read<E_BF16>, read<E_TF32>, read<E_F32>, read<E_S8>, read<E_U8>, read<E_S32>}
+typedef void (*Read)(const Thread*, u32, u32);
+static const Read A_READERS[] = OF_EACH(read_a), B_READERS[] = OF_EACH(read_b), C_READERS[] = OF_EACH(read_c);
 
 // mma: D = A B + C for 16 x 8 results. in[] holds the registers of a, b and c; in[15] packs k and
 // the element types. Products and sums are computed in double and rounded once; a GPU rounds in
@@ -98,26 +142,18 @@ static void multiply(Thread* lanes, u32 mask, u32 site) {
     const u32 shape = lanes[__builtin_ctz(mask)].in[15];
     if (mask != ~0u) fault(&lanes[__builtin_ctz(mask)], "divergent barrier", site, "mma without all 32 lanes");
     const u32 K = shape & 255, A = shape >> 8 & 15, B = shape >> 12 & 15, C = shape >> 16 & 15, D = shape >> 20 & 15;
-    const u32 each = 32 / width(A), a_regs = 16 * K / 32 / each, b_regs = a_regs / 2;
-    static f64 a[16][64], b[64][8], c[16][8];
-    for (u32 l = 0; l < 32; ++l) {
-        const u32 group = l / 4, in_group = l % 4;
-        const u32* in = lanes[l].in;
-        for (u32 r = 0; r < a_regs; ++r)
-            for (u32 i = 0; i < each; ++i) a[group + 8 * (r & 1)][in_group * each + i + (r >> 1) * 4 * each] = value(A, in[r], i);
-        for (u32 r = 0; r < b_regs; ++r)
-            for (u32 i = 0; i < each; ++i) b[in_group * each + i + r * 4 * each][group] = value(B, in[a_regs + r], i);
-        for (u32 i = 0; i < 4; ++i) {
-            const u32* in_c = in + a_regs + b_regs;
-            c[group + 8 * (i >> 1)][in_group * 2 + (i & 1)] = C == E_F16 ? value(E_F16, in_c[i >> 1], i & 1) : C == E_S32 ? (s32)in_c[i] : bits<f32>(in_c[i]);
-        }
+    const u32 a_regs = K / 2 / per_register(A), b_regs = a_regs / 2;
+    A_READERS[A](lanes, 0, a_regs);
+    B_READERS[B](lanes, a_regs, b_regs);
+    C_READERS[C](lanes, a_regs + b_regs, 4 / per_register(C));
+    for (u32 row = 0; row < 16; ++row) {
+        Row sum = {};
+        for (u32 k = 0; k < K; ++k) sum += mma_a[row][k] * mma_b[k];
+        mma_c[row] = sum + mma_c[row];
     }
     for (u32 l = 0; l < 32; ++l)
         for (u32 i = 0; i < 4; ++i) {
-            const u32 row = l / 4 + 8 * (i >> 1), col = l % 4 * 2 + (i & 1);
-            f64 sum = 0;
-            for (u32 k = 0; k < K; ++k) sum += a[row][k] * b[k][col];
-            sum += c[row][col];
+            const f64 sum = mma_c[l / 4 + 8 * (i >> 1)][l % 4 * 2 + (i & 1)];
             u32* out = lanes[l].out;
             if (D == E_F16) {
                 const u32 half = bits<u16>((_Float16)sum);

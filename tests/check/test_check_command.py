@@ -67,7 +67,11 @@ FAULTS = {
     "headers:environment": ("environment", "device", "lie outside this Python environment"),
     "syntax:compile": ("compile", "take.cu", "seeded"),
     "leak:contract": ("contract", "20 recorders", "the device's memory is not given back"),
-    "constant:agreement": ("agreement", "cast to float16 [float32]", "the results differ by more than rounding"),
+    "constant:agreement casts:agreement": (
+        "agreement",
+        "cast to float16 [float32]",
+        "the results differ by more than rounding",
+    ),
     "barrier:determinism": ("determinism", "a step of cnn", "the step leaves other bits"),
     "order:training": ("training", "with batches that kernels make", "the history is another"),
     "raises:training": ("training", "the stage itself", "RuntimeError: seeded"),

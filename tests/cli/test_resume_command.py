@@ -225,6 +225,13 @@ def make(input_shape, num_classes):
     h, w, c = input_shape
     return nn.Sequential(nn.Flatten(), nn.Linear(h * w * c, num_classes))
 
+def convolved(input_shape, num_classes):
+    h, w, c = input_shape
+    return nn.Sequential(
+        nn.Conv2d(c, 4, 3, padding="same", activation="relu"), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2),
+        nn.Linear(h * w, num_classes),
+    )
+
 number = 3
 """
 
@@ -305,14 +312,14 @@ def test_a_configuration_that_contradicts_the_checkpoint_is_refused(capsys, whol
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_run_in_16_bits_goes_on_on_a_backend_without_them(capsys, tmp_path, cuda_name, precision):
-    options = ("--epochs", 1, "--batch-size", 256, "--backend", cuda_name, "--model", "cnn", "--quiet")
-    folder = tmp_path / "run"
-    assert run(capsys, "train", *options, "--precision", precision, "--output", folder)[0] == 0
+def test_a_run_in_16_bits_goes_on_on_a_backend_without_them(capsys, own, cuda_name, precision):
+    model = ("--model", "mine:convolved", "--quiet")
+    options = ("--epochs", 1, "--batch-size", 256, "--backend", cuda_name, "--precision", precision)
+    assert run(capsys, "train", *options, *model, "--output", "run")[0] == 0
     changes = ("--backend", "numpy", "--precision", "float32", "--epochs", 2)
-    status, _, err = run(capsys, "train", "--resume", folder, *changes, "--quiet")
+    status, _, err = run(capsys, "train", "--resume", "run", *changes, *model)
     assert (status, err) == (0, "")
-    assert read_metadata(folder / "last.safetensors")["training"]["epoch"] == 2
+    assert read_metadata(own / "run" / "last.safetensors")["training"]["epoch"] == 2
 
 
 def test_options_of_checkpoints_take_a_folder(capsys):

@@ -34,8 +34,9 @@ def rounded(x: Fraction, kind: str, mode: str, *, minus_zero: bool = False) -> i
     p, least, greatest, t = FORMATS[kind]
     negative, m = x < 0 or (x == 0 and minus_zero), abs(x)
     exponent = least
-    while m >= Fraction(2) ** (exponent + 1):
-        exponent += 1
+    if m:
+        exponent = max(m.numerator.bit_length() - m.denominator.bit_length(), least)
+        exponent -= exponent > least and m < Fraction(2) ** exponent
     whole, rest = divmod(m / Fraction(2) ** (exponent - p + 1), 1)
     away = mode == ("rm" if negative else "rp")
     if (mode == "rn" and (rest > Fraction(1, 2) or (rest == Fraction(1, 2) and whole % 2))) or (away and rest):

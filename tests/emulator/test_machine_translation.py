@@ -19,16 +19,27 @@ from gpunet.nvrtc import compiler, source
 EMPTY = 'extern "C" __global__ void empty() {}'
 
 
+def arguments_of(expression: str) -> set[tuple[str, str, int, str]]:
+    kernel, _, arguments = expression.rstrip(">").partition("<")
+    element, *others = arguments.split(", ")
+    return {(kernel, element, place, argument) for place, argument in enumerate(["", *others])}
+
+
 def with_every_argument(expressions: Iterable[str]) -> Iterator[str]:
-    """Some instances of each kernel: for each type of elements, every template argument is in one."""
-    shown: set[tuple[str, str, int, str]] = set()
-    for expression in expressions:
-        kernel, _, arguments = expression.rstrip(">").partition("<")
-        element, *others = arguments.split(", ")
-        new = {(kernel, element, place, argument) for place, argument in enumerate(["", *others])}
-        if not new <= shown:
-            shown |= new
-            yield expression
+    """Few instances of each kernel: for each type of elements, every template argument is in one."""
+    missing = {expression: arguments_of(expression) for expression in expressions}
+    while any(missing.values()):
+        chosen = max(missing, key=lambda expression: len(missing[expression]))
+        shown = missing.pop(chosen)
+        missing = {expression: arguments - shown for expression, arguments in missing.items()}
+        yield chosen
+
+
+def test_few_instances_show_every_template_argument() -> None:
+    for expressions in instantiations().values():
+        few = list(with_every_argument(expressions))
+        assert set().union(*map(arguments_of, few)) == set().union(*map(arguments_of, expressions))
+    assert len(list(with_every_argument([f"f<float, {i}, {j}>" for i in range(5) for j in range(5)]))) == 5
 
 
 @pytest.mark.parametrize("arch", ["compute_75", "compute_100"])  # every instance of compute_80 is run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple
 from weakref import finalize
@@ -230,7 +230,7 @@ class CudaDevice(Backend):
     def _piece_of(self, count: int, like: Array, *others: Array | None) -> int:
         """Elements of `like` that a load of 16 bytes holds if `count` is a multiple and the arrays
         are aligned to them, otherwise 1."""
-        piece = PIECES[like.dtype.name]
+        piece = PIECES[name_of(like.dtype)]
         return piece if not self.simple and count % piece == 0 and self._aligned(like, *others, each=piece) else 1
 
     def _expect(self, operation: str, **arrays: Expected) -> None:
@@ -246,7 +246,7 @@ class CudaDevice(Backend):
             if array.dtype != reference.dtype:
                 takes = "CUDA takes one dtype; convert one of them with functional.cast"
                 raise TypeError(f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: {takes}")
-        return ELEMENTS[reference.dtype.name]
+        return ELEMENTS[name_of(reference.dtype)]
 
     def _check(self, operation: str, dtypes: tuple[str, ...], arrays: Mapping[str, Expected]) -> None:
         for name, (array, shape) in arrays.items():
@@ -255,15 +255,15 @@ class CudaDevice(Backend):
             if not self.arrays.owns(array):
                 kind = type(array).__name__
                 raise TypeError(f"{operation}: {name} is {kind} but takes an array of this {self.name} device")
-            if array.dtype.name not in dtypes:
+            if name_of(array.dtype) not in dtypes:
                 raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(dtypes)}")
             if shape is not None and array.shape != tuple(shape):
                 raise ValueError(f"{operation}: {name} has shape {array.shape} but takes {tuple(shape)}")
 
     def _moved(self, operation: str, dtype: np.dtype) -> str:
-        if dtype.name not in MOVED:
+        if name_of(dtype) not in MOVED:
             raise TypeError(f"{operation}: got {dtype} but CUDA moves {', '.join(MOVED)}")
-        return MOVED[dtype.name]
+        return MOVED[name_of(dtype)]
 
     def _out(self, operation: str, out: Array | None, shape: Sequence[int], dtype: Any = np.float32) -> Array:
         """`out`, whose shape is checked, or a new array if it is None."""
@@ -290,6 +290,12 @@ class CudaDevice(Backend):
             return self.full(shape, 0.0, np.float32) if add else self.arrays.empty(shape, np.float32)
 
         return place(into.weight, w_shape), place(into.bias, b_shape) if into.needs_bias else None, add
+
+
+@cache
+def name_of(dtype: np.dtype) -> str:
+    """The name of a dtype, which NumPy itself puts together anew for each call."""
+    return dtype.name
 
 
 def piece_of_each(*arrays: Array) -> int:

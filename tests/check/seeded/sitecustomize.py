@@ -104,8 +104,17 @@ def sampled(compiled):
 
 def a_sixth(cases):
     """No fault: a sixth of the cases stands for all, which tests/emulator/test_every_instance.py runs."""
+    some_of(cases, lambda every: islice(every, 0, None, 6))
+
+
+def casts(cases):
+    """No fault, likewise: those of casts."""
+    some_of(cases, lambda every: (case for case in every if case.key.startswith("cast")))
+
+
+def some_of(cases, choose):
     every = cases.all_cases
-    cases.all_cases = lambda: islice(every(), 0, None, 6)
+    cases.all_cases = lambda: choose(every())
     importlib.import_module("gpunet.check.stages.agreement").instantiations = dict  # so that none is missed
 
 
@@ -128,6 +137,7 @@ FAULTS = {
     "no_digits": ("gpunet.train.recipes", no_digits),
     "few": ("gpunet.check.stages.determinism", few),
     "a_sixth": ("gpunet.check.cases", a_sixth),
+    "casts": ("gpunet.check.cases", casts),
     "sampled": ("gpunet.check.stages.compile", sampled),
     "small": ("gpunet.check.stages.speed", small),
     "fails": ("gpunet.check.stages.speed", fails),
