@@ -39,13 +39,6 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", warning)
 
 
-def pytest_collection_finish():
-    """Keep Python from looking for garbage among the tests and modules, which live as long as the session and of which there
-    are a million objects: a `gc.collect()` in a test took a second."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_report_header():
     return f"gpunet's backends: {', '.join(BACKENDS)}"
 
@@ -72,6 +65,16 @@ def cuda_backend(cuda_name):
 def dtype(backend):
     """The widest float dtype that the backend computes in: float64 on a CPU, float32 on CUDA."""
     return np.dtype("float64" if "float64" in backend.dtypes else "float32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_of_this_file():
+    """Keep Python from looking for garbage among what was there before the tests of a file.
+
+    The tests and modules of the session are a million objects, among which a `gc.collect()` in a test looked for a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
