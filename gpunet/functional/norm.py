@@ -57,7 +57,7 @@ class _Sharing:
 
     ranks: Ranks
     backend: Backend
-    counts: bool
+    contributes: bool
 
     def add(self, array: Array) -> None:
         add(self.ranks, self.backend, array)

@@ -49,7 +49,7 @@ class Seen:
     """`Ranks`, as one of them sees them."""
 
     def __init__(self, ranks, counts):
-        self.add, self.counts = ranks.add, counts
+        self.add, self.contributes = ranks.add, counts
 
 
 def of_parts(backend, dtype, split, given, norm, *, into):

@@ -44,7 +44,7 @@ def test_a_part_takes_the_moments_that_a_convolution_has_left(device_backend, rn
 class Counted:
     """Ranks of which each sum is noted: how many kernels were launched before, and the size of the array."""
 
-    counts = True
+    contributes = True
 
     def __init__(self, backend):
         self.backend, self.sums = backend, []

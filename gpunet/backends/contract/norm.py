@@ -35,7 +35,7 @@ class BatchRanks(Protocol):
     """The ranks that share a batch, as one of them sees them."""
 
     @property
-    def counts(self) -> bool:
+    def contributes(self) -> bool:
         """Whether this rank's elements are part of the batch; one that has no share computes as if it had."""
 
     def add(self, array: Array) -> None:

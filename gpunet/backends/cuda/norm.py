@@ -93,7 +93,7 @@ class CudaNorm(CudaDevice):
 
     def _sums_over(self, ranks: BatchRanks, terms: Array) -> Array:
         """The sums over the ranks of this rank's terms, which they may overwrite; of zeros if it does not count."""
-        sums = terms if ranks.counts else self.full(terms.shape, 0.0, np.float32)
+        sums = terms if ranks.contributes else self.full(terms.shape, 0.0, np.float32)
         ranks.add(sums)
         return sums
 
@@ -118,7 +118,7 @@ class CudaNorm(CudaDevice):
         if norm.training and norm.ranks is not None:
             kept = into.weight is None or into.bias is None
             sums = self._sums_over(norm.ranks, self.copy(sums) if kept else sums)
-        through = norm.training and (norm.ranks is None or norm.ranks.counts)
+        through = norm.training and (norm.ranks is None or norm.ranks.contributes)
         dx = self.arrays.empty(x.shape, x.dtype)
         dresidual = self.arrays.empty(x.shape, x.dtype) if norm.residual and fused else None
         args = dy, y, x, *(affine or (w,)), *saved, sums if through else None, dx, dresidual

@@ -15,7 +15,7 @@ def sums_over(ranks: BatchRanks, *terms: Any) -> list[Any]:
     The terms of a rank that does not count are taken as 0, whatever they are.
     """
     flat = np.concatenate([np.ravel(term) for term in terms], dtype=np.float64)
-    if not ranks.counts:
+    if not ranks.contributes:
         flat[:] = 0
     ranks.add(flat)
     parts = np.split(flat, np.cumsum([np.size(term) for term in terms])[:-1])
@@ -29,4 +29,4 @@ def sums_through_moments(norm: BatchNorm, dw: Array, db: Array, n: int) -> tuple
     if norm.ranks is None:
         return dw, db, n
     dw, db, total = sums_over(norm.ranks, dw, db, n)
-    return (dw, db, total) if norm.ranks.counts else None
+    return (dw, db, total) if norm.ranks.contributes else None

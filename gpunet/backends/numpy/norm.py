@@ -50,7 +50,7 @@ class NumpyNorm(NumpyThreads):
         saved, source = running, as_rows(x)
         if norm.training:
             saved, n = self._moments(source, x.shape[-1], norm.ranks)
-            move(running, saved, n, norm.momentum)
+            update_running(running, saved, n, norm.momentum)
         y = memory.empty(x.shape, x.dtype)
         out, added = as_rows(y), None if residual is None else as_rows(residual)
         scale, shift = _scale(w, saved, norm), np.zeros(len(saved.mean)) if b is None else b
@@ -241,7 +241,7 @@ def of_all_ranks(ranks: BatchRanks, n: float, mean: Array, squares: Array) -> Su
     return total, whole, squares
 
 
-def move(running: Moments, saved: Moments, n: float, momentum: float) -> None:
+def update_running(running: Moments, saved: Moments, n: float, momentum: float) -> None:
     """Let the running moments follow those of n elements, in place."""
     mean, variance = running
     mean += momentum * (saved.mean - mean)

@@ -117,10 +117,10 @@ def _batch_norm(draw: Draw) -> Iterator[Case]:
         )  # fmt: skip
 
 
-class _Twin:
+class _SameOnTwoRanks:
     """Implements `BatchRanks` for one of two ranks with the same elements, whose sums are twice its terms."""
 
-    counts = True
+    contributes = True
 
     def __init__(self, backend: Backend):
         self._backend = backend
@@ -136,7 +136,10 @@ def _batch_norm_of_ranks(draw: Draw) -> Iterator[Case]:
         of_channels = {"mean": mean, "variance": draw.rounded(mean**2 + 1)}
 
         def run(on: Any, a: Any) -> Any:
-            norm, running = BatchNorm(training=True, eps=1e-3, ranks=_Twin(on)), Moments(a["mean"], a["variance"])
+            norm, running = (
+                BatchNorm(training=True, eps=1e-3, ranks=_SameOnTwoRanks(on)),
+                Moments(a["mean"], a["variance"]),
+            )
             y, saved = on.batch_norm_forward(a["x"], None, None, running, norm, None)
             dx, dw, db, _ = on.batch_norm_backward(a["dy"], a["x"], None, None, None, saved, norm)
             return [y, *saved, *running, dx, dw, db]

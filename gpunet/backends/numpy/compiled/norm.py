@@ -12,7 +12,7 @@ from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.host.ranks import sums_through_moments
 from gpunet.backends.numpy.compiled.activation import CompiledActivation
 from gpunet.backends.numpy.compiled.library import Library
-from gpunet.backends.numpy.norm import NumpyNorm, move, of_all_ranks
+from gpunet.backends.numpy.norm import NumpyNorm, of_all_ranks, update_running
 
 BLOCK = 1 << 14
 """Elements of a block, whose sums are taken in the dtype of the image: it stays in a first-level or
@@ -49,7 +49,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         if norm.ranks is not None:
             n, mean, squares = of_all_ranks(norm.ranks, pixels, *_joined(parts, pixels, block))
             saved = Moments(mean.astype(x.dtype), (squares / n).astype(x.dtype))
-            move(running, saved, n, norm.momentum)
+            update_running(running, saved, n, norm.momentum)
             return saved
         saved = Moments(np.empty(c, x.dtype), np.empty(c, x.dtype))
         given = parts, pixels, c, block, *saved, *running, float(norm.momentum)
