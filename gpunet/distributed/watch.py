@@ -155,14 +155,17 @@ class Watch:
     def _hear(self, peer: Peer) -> bool:
         """Take up what a peer says -> whether the connection is still there; abort where it has died."""
         words = peer.read()
-        for word in words or ():
+        self._take(peer, words or [])
+        if words is None and not peer.word["left"] and not self._place.left:
+            self._abort(f"{peer.describe()}, has died")
+        return words is not None
+
+    def _take(self, peer: Peer, words: list[dict[str, Any]]) -> None:
+        for word in words:
             if "show" in word:
                 _show_stack()
             else:
                 peer.word = word
-        if words is None and not peer.word["left"] and not self._place.left:
-            self._abort(f"{peer.describe()}, has died")
-        return words is not None
 
     def _check_heard(self, peer: Peer, silent: float) -> None:
         silence = monotonic() - peer.heard
@@ -211,9 +214,10 @@ class Centre(Watch):
             words = peer.read()
             if words == []:
                 return
-            first = words[0] if words else {}
+            first, *others = words or [{}]
             if hmac.compare_digest(str(first.get("password")), self._password):
                 peer.rank, peer.word = int(first["rank"]), {**peer.word, "host": first["host"]}
+                self._take(peer, others)
                 self._peers.append(peer)
         except (ValueError, TypeError, AttributeError, KeyError):  # a stranger, such as a scanner of ports
             pass
