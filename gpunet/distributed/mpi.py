@@ -120,18 +120,18 @@ class MpiRanks:
 
     def from_first(self, value: T) -> T:
         """See `Ranks`."""
-        with self._waiting("from_first"):
+        with self._waiting("a value of rank 0"):
             found: T = self._world.bcast(value)
         return found
 
     def copy_from_first(self, array: np.ndarray) -> None:
         """See `Ranks`."""
-        with self._waiting("copy_from_first"):
+        with self._waiting("arrays of rank 0"):
             self._world.Bcast(array)
 
     def add(self, array: np.ndarray) -> None:
         """See `Ranks`; MPI adds in an order that the size of the message and of the world decide."""
-        with self._waiting("add"):
+        with self._waiting("a sum"):
             self._world.Allreduce(self._in_place, array, self._sum)
 
     def begin_add(self, array: np.ndarray) -> Callable[[], None]:
@@ -141,7 +141,7 @@ class MpiRanks:
         self._under_way.append(request)
 
         def wait() -> None:
-            with self._waiting("begin_add"):
+            with self._waiting("sums of gradients"):
                 request.Wait()
 
         return wait

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic, sleep
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ SILENT = 18.0
 """Seconds without a word after which a rank counts as hanging."""
 ENDED = "has ended its program while others wait for it"
 LEFT = 8.0
-"""Seconds that a rank may wait for one whose program has ended."""
+"""Seconds that a rank waits for one whose program has ended; one that ends all ranks says so itself meanwhile."""
 LONGEST = 1 << 12
 """Bytes of a word, and more."""
 PATIENCE = "GPUNET_RANK_PATIENCE"
@@ -75,6 +76,8 @@ class Peer:
     heard: float = field(default_factory=monotonic)
     word: dict[str, Any] = field(default_factory=lambda: Place("?").word())
     unread: bytes = b""
+    left: float = inf
+    """When it said that its program has ended."""
 
     def read(self) -> list[dict[str, Any]] | None:
         """The words that have come; None where the connection has been closed."""
@@ -166,6 +169,8 @@ class Watch:
                 _show_stack()
             else:
                 peer.word = word
+                if word["left"]:
+                    peer.left = min(peer.left, monotonic())
 
     def _check_heard(self, peer: Peer, silent: float) -> None:
         silence = monotonic() - peer.heard
@@ -233,7 +238,7 @@ class Centre(Watch):
         if len(ranks) == self._size and all((peer.word["waits"] or 0.0) > LEFT for peer in ranks):
             self._check_calls(ranks, longest)
         for peer in ranks:
-            if peer.word["left"] and longest > LEFT:
+            if min(longest, monotonic() - peer.left) > LEFT:
                 self._abort(f"{peer.describe()}, {ENDED}")
             if peer.word["waits"] is None and not peer.word["left"] and longest > self._patience:
                 _show_stack() if peer is own else peer.say(show=True)
@@ -248,8 +253,8 @@ class Centre(Watch):
         other = next((peer for peer in ranks if peer.word["call"] != own), None)
         if other is not None:
             self._abort(
-                f"{other.describe()}, waits in {other.word['call']}, but rank 0 in {own}: all ranks must make the same "
-                "calls, train, evaluate, predict and load alike"
+                f"{other.describe()}, waits for {other.word['call']}, but rank 0 for {own}: all ranks must train, "
+                "evaluate, predict and load alike, and compute the same layers"
             )
         if longest > self._patience:
             self._abort(f"all ranks have waited for each other for {longest:.0f} s; {PATIENCE} says how long they may")
@@ -288,7 +293,7 @@ class Spoke(Watch):
         self._speak()
         self._check_heard(self._centre, self._silent)
         own = self._place.word()["waits"] or 0.0
-        if self._centre.word["left"] and own > LEFT:
+        if min(own, monotonic() - self._centre.left) > LEFT:
             self._abort(f"{self._centre.describe()}, {ENDED}")
         return True
 

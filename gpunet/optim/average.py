@@ -58,6 +58,11 @@ class ExponentialMovingAverage:
         """See `Optimizer.recorded`."""
         return [self.decay, id(self.weights), self.weights.backend.name]
 
+    def arrays(self) -> list[Array]:
+        """See `Follower`: the averages of the parameters, and of the buffers."""
+        self._place()
+        return [self.weights.data, self.statistics.data]
+
     @contextmanager
     def applied(self, averages: bool = True) -> Iterator[None]:
         """Have the model compute with the averages inside:

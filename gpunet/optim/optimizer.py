@@ -43,6 +43,9 @@ class Follower(Protocol):
     def recorded(self) -> list[Any]:
         """See `Optimizer.recorded`."""
 
+    def arrays(self) -> list[Array]:
+        """What it keeps, on the backend of the parameters."""
+
 
 class Optimizer:
     """Gathers parameters into an arena, and updates those that have a gradient by its `rule`.

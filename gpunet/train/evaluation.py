@@ -19,7 +19,7 @@ from gpunet.train.meter import EpochMeter
 from gpunet.train.metrics import Metric
 
 
-def measured(
+def evaluate_batches(
     step: EagerStep, name: str, loader: Loader, metrics: Sequence[Metric], interrupt: Interrupt, shown: Progress
 ) -> dict[str, Any]:
     """The loss and the metrics over a loader's batches; `name` is what an error calls it."""
@@ -35,7 +35,7 @@ def measured(
     return meter.values()
 
 
-def predicted(step: EagerStep, data: Loader | np.ndarray | Tensor, batch_size: int, show: bool) -> np.ndarray:
+def predict_batches(step: EagerStep, data: Loader | np.ndarray | Tensor, batch_size: int, show: bool) -> np.ndarray:
     """The model's outputs, see `Trainer.predict`; `show` is whether progress is shown."""
     if hasattr(data, "shape"):
         whole: Any = data

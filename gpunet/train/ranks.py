@@ -12,7 +12,7 @@ from gpunet import random
 from gpunet.distributed import Ranks, expect_alike
 from gpunet.distributed.devices import on_devices
 from gpunet.nn import BatchNorm2d, Module
-from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.optim import Optimizer
 
 ALIKE_EVERY = 1000
 """Updates from one comparison of the ranks' parameters to the next within an epoch; it takes 1 ms for a megabyte."""
@@ -46,9 +46,7 @@ def running_moments(model: Module) -> list[Any]:
     return [moment for norm in norms if not norm.synchronised for moment in (norm.running_mean, norm.running_var)]
 
 
-def begin_alike(
-    ranks: Ranks, model: Module, optimizer: Optimizer, average: ExponentialMovingAverage | None = None
-) -> None:
+def begin_alike(ranks: Ranks, model: Module, optimizer: Optimizer) -> None:
     """Give every rank what rank 0 has: seed, parameters, the optimizer's arrays, buffers and averages."""
     if ranks.size == 1:
         return
@@ -56,9 +54,8 @@ def begin_alike(
     expect_alike(ranks, "the updates so far", steps, "load the same checkpoint on all ranks, or on none")
     random.resume(*ranks.from_first((random.current_seed(), random.drawn())))
     arena, backend = optimizer.arena, optimizer.arena.backend
-    arrays = [arena.data, *arena.slots.values(), *(buffer.data for _, buffer in model.named_buffers())]
-    if average is not None:
-        arrays += [average.weights.data, average.statistics.data]
+    buffers = [buffer.data for _, buffer in model.named_buffers()]
+    arrays = [arena.data, *_slots(optimizer), *_averages(optimizer), *buffers]
     if (devices := on_devices(ranks, backend)) is not None:
         devices.copy_from_first(*arrays)
         arrays = []
@@ -75,7 +72,8 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str, model: Module | 
 
     Args:
         place: where the run is, for the error.
-        model: compare the optimizer's arrays too, and the moments of this model's batch norms.
+        model: compare the optimizer's arrays and its averages too, and the moments of this model's
+            batch norms.
     Raises:
         RuntimeError: they are not the same on all ranks; it names the first that has others than rank 0.
     """
@@ -84,7 +82,8 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str, model: Module | 
     arena = optimizer.arena
     compared = {"parameters": [arena.data]}
     if model is not None:
-        compared["optimizer's arrays"] = list(arena.slots.values())
+        compared["optimizer's arrays"] = _slots(optimizer)
+        compared["averages"] = _averages(optimizer)
         compared["moments of batch norm"] = [moment.data for moment in running_moments(model)]
     for what, arrays in compared.items():
         own = 0
@@ -94,3 +93,14 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str, model: Module | 
             ranks, f"Trainer: the checksum of the {what} after {place}", own,
             "a hook, a loss or a transform does something else on that rank, or its processor is of another kind",
         )  # fmt: skip
+
+
+def _slots(optimizer: Optimizer) -> list[Any]:
+    """The optimizer's own arrays: one or more for each parameter, and the scale of losses where there is one."""
+    arena = optimizer.arena
+    return [*arena.slots.values(), *([] if arena.scaling is None else [arena.scaling])]
+
+
+def _averages(optimizer: Optimizer) -> list[Any]:
+    """The averages of parameters and buffers that follow the optimizer."""
+    return [array for follower in optimizer.followers for array in follower.arrays()]

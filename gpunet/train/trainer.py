@@ -29,7 +29,7 @@ from gpunet.train.batches import Loader, batch_groups, set_epoch
 from gpunet.train.callbacks import ProgressBar
 from gpunet.train.capture import captured
 from gpunet.train.eager import EagerStep
-from gpunet.train.evaluation import column_names, measured, predicted
+from gpunet.train.evaluation import column_names, evaluate_batches, predict_batches
 from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
 from gpunet.train.interrupt import Interrupt, watch_interrupts
@@ -179,7 +179,7 @@ class Trainer:
             self.schedule.check_monitor(self.columns)
         self.history.interrupted = False
         interrupt = Interrupt(ranks=self._ranks)
-        begin_alike(self._ranks, self.model, self.optimizer, self.average)
+        begin_alike(self._ranks, self.model, self.optimizer)
         try:
             self._fitting, self._eager.metrics = True, self.metrics  # which may be another list by now
             with interrupt, self._step.session():
@@ -208,7 +208,7 @@ class Trainer:
         Returns:
             (N, …) on the host.
         """
-        return predicted(self._eager, data, batch_size, self._progress)
+        return predict_batches(self._eager, data, batch_size, self._progress)
 
     # ---- checkpoints
 
@@ -396,4 +396,4 @@ class Trainer:
     def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, metrics: Sequence[Metric]) -> dict[str, Any]:
         lines = self._progress and not self._fitting  # a fit's log has a line for each epoch
         shown = Progress("evaluating", loader, "batch", bars=self._progress, lines=lines)
-        return measured(self._eager, name, loader, metrics, interrupt, shown)
+        return evaluate_batches(self._eager, name, loader, metrics, interrupt, shown)

@@ -176,12 +176,20 @@ def test_logits_are_sent_only_where_a_metric_takes_them(metrics, sent):
 
 @pytest.mark.parametrize(
     ("changed", "what"),
-    [(0, None), (1, "the parameters"), (2, "the optimizer's arrays"), (3, "the moments of batch norm")],
+    [
+        (0, None),
+        (1, "the parameters"),
+        (2, "the optimizer's arrays"),
+        (3, "the moments of batch norm"),
+        (4, "the averages"),
+    ],
 )
-def test_parameters_moments_and_slots_must_be_alike(changed, what):
+def test_parameters_moments_slots_and_averages_must_be_alike(changed, what):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm2d(4))
     optimizer = optim.Adam(model.parameters())
+    average = optim.ExponentialMovingAverage(model, optimizer)
     places = [optimizer.arena.data, list(optimizer.arena.slots.values())[-1], model[1].running_var.data]
+    places.append(average.statistics.data)
 
     class Two(Alone):
         size = 2

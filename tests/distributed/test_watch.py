@@ -172,7 +172,7 @@ def test_all_waiting_in_different_calls_is_noticed(reasons):
     assert reasons == []  # in the same call, which may take long
     places[1].what = "predictions"
     found = waited(reasons)
-    assert "rank 1 on host1, last seen at its start, waits in predictions, its call 7, but rank 0 in signals" in found
+    assert "rank 1 on host1, last seen at its start, waits for predictions, its call 7, but rank 0 for signals" in found
 
 
 def test_all_waiting_for_each_other_for_long_is_noticed(reasons):

@@ -12,10 +12,10 @@ serves the whole row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -235,9 +235,18 @@ def _joined(a: Summary, b: Summary) -> Summary:
 
 def of_all_ranks(ranks: BatchRanks, n: float, mean: Array, squares: Array) -> Summary:
     """Summary of the elements of all ranks, from that of this rank's."""
-    total, weighted = sums_over(ranks, n, n * mean)
+    return together(n, mean, squares, lambda *terms: sums_over(ranks, *terms))
+
+
+def together(n: Any, mean: Array, squares: Array, add: Callable[..., Sequence[Any]]) -> Summary:
+    """Summary of any number of sets of elements, from their summaries: `_joined`, in two passes over the sets.
+
+    Args:
+        add: the sums of terms over the sets.
+    """
+    total, weighted = add(n, n * mean)
     whole = weighted / total
-    (squares,) = sums_over(ranks, squares + n * (mean - whole) ** 2)
+    (squares,) = add(squares + n * (mean - whole) ** 2)
     return total, whole, squares
 
 

@@ -12,7 +12,7 @@ from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.host.ranks import sums_through_moments
 from gpunet.backends.numpy.compiled.activation import CompiledActivation
 from gpunet.backends.numpy.compiled.library import Library
-from gpunet.backends.numpy.norm import NumpyNorm, of_all_ranks, update_running
+from gpunet.backends.numpy.norm import NumpyNorm, of_all_ranks, together, update_running
 
 BLOCK = 1 << 14
 """Elements of a block, whose sums are taken in the dtype of the image: it stays in a first-level or
@@ -47,7 +47,10 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         parts = np.empty((blocks, 2, c))
         self._spread(loops, "batch_moments", blocks, block * c, x, pixels, c, block, parts)
         if norm.ranks is not None:
-            n, mean, squares = of_all_ranks(norm.ranks, pixels, *_joined(parts, pixels, block))
+            counts = np.full((blocks, 1), block)
+            counts[-1] = pixels - block * (blocks - 1)
+            own = together(counts, parts[:, 0], parts[:, 1], lambda *terms: [term.sum(axis=0) for term in terms])
+            n, mean, squares = of_all_ranks(norm.ranks, pixels, *own[1:])
             saved = Moments(mean.astype(x.dtype), (squares / n).astype(x.dtype))
             update_running(running, saved, n, norm.momentum)
             return saved
@@ -109,17 +112,6 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         self._spread(loops, "group_backward", len(x), x[0].size, *given)
         dw, db = parts.sum(axis=0)
         return dx, *deliver_both(dw, db, into, x.dtype)
-
-
-def _joined(parts: np.ndarray, pixels: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """(means, squared distances from them) of all blocks, from those of each, float64 (C,).
-
-    Chan et al. 1983, "Algorithms for computing the sample variance", as join_batch_moments.
-    """
-    counts = np.full((len(parts), 1), block)
-    counts[-1] = pixels - block * (len(parts) - 1)
-    mean = (counts * parts[:, 0]).sum(axis=0) / pixels
-    return mean, (parts[:, 1] + counts * (parts[:, 0] - mean) ** 2).sum(axis=0)
 
 
 def _extents(x: Array) -> tuple[int, int]:
