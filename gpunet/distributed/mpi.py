@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import traceback
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -38,7 +39,8 @@ class MpiRanks:
     """The processes of MPI's world.
 
     From then on rank 0 alone prints: what other ranks print on stdout is dropped, so that a program
-    that prints its results prints them once. stderr stays.
+    that prints its results prints them once. stderr stays, but not the warnings, unless Python was
+    told which to show.
 
     An error that nothing catches ends all ranks: the others would wait for this one for ever. `watch`
     tells what else does.
@@ -58,6 +60,8 @@ class MpiRanks:
         os.environ[SWITCH] = "0"  # what this process starts is no rank
         if not self.leads:
             _drop_stdout()
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore", append=True)  # behind the filters of the program
 
     def _wait_until_all_ranks_have_started(self) -> None:
         """Join the others; it is the name of this function that a rank shows whose wait is too long."""

@@ -104,6 +104,15 @@ def test_only_the_first_rank_writes_and_prints(tmp_path):
     assert names == {"best.safetensors", "config.json", "history.csv", "last.safetensors", "last-1.safetensors"}
 
 
+@pytest.mark.parametrize(("told", "warnings"), [("", 1), ("default", 2)])
+def test_the_first_rank_alone_prints_and_warns(told, warnings):
+    done = launched(2, "warning.py", timeout=60, environment={"PYTHONWARNINGS": told})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "result\n"
+    assert done.stderr.count("UserWarning: all ranks meet this") == warnings
+    assert done.stderr.count("was here") == 2
+
+
 def test_the_command_line_reports_what_all_ranks_meet_once(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()
