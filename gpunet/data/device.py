@@ -171,6 +171,11 @@ class DeviceLoader(BatchOrder):
             batch = DeferredBatch(self, order, start + first, rows.stop - rows.start, epoch, seed)
             yield Share(batch, first, count, total)
 
+    def fingerprint(self) -> dict[str, int]:
+        """See `DataLoader.fingerprint`."""
+        order, labels = map(self.backend.to_numpy, (self.order(), self.labels))
+        return self._fingerprint(order, labels)
+
     def _batches(self, positions: Array | None) -> Iterator[DeferredBatch]:
         epoch, seed = self._begin()
         order = self._order(epoch, seed, positions)

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from gpunet.geometry import checked_int
 __all__ = ["DataLoader"]
 
 T = TypeVar("T")
+READ = 16
+"""Samples of whose labels a fingerprint is made where a data set does not tell all of them."""
 
 
 class DataLoader(BatchOrder):
@@ -89,6 +91,19 @@ class DataLoader(BatchOrder):
 
     def __iter__(self) -> Iterator[Batch]:
         return self._made(self._batch)
+
+    def fingerprint(self) -> dict[str, int]:
+        """What tells the next epoch from others, by name: several ranks compare it before they take shares.
+
+        Of a data set without `labels`, the labels of the first samples are read.
+        """
+        order = self.order()
+        labels = getattr(self.dataset, "labels", None)
+        if _is_labels(labels):
+            return self._fingerprint(order, labels)
+        first = self.dataset[order[:READ]]
+        _check_rows("dataset", first, len(order[:READ]))
+        return self._fingerprint(order, *filter(_is_labels, first))
 
     def shares(self, rank: int, size: int) -> Iterator[Share]:
         """The shares that one of `size` ranks takes of the batches of the next epoch.
@@ -175,6 +190,11 @@ def _ahead(batches: Iterator[T], depth: int) -> Iterator[T]:
         # no other thread runs any more.
         if thread.is_alive() and thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
+
+
+def _is_labels(part: Any) -> TypeGuard[np.ndarray]:
+    """Whether this is an array of one integer for each sample."""
+    return isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind in "iu"
 
 
 def _check_on_host(batch: Batch) -> Batch:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.data.datasets import Dataset, Subset, checked_seed
+from gpunet.distributed.ranks import checksum
 from gpunet.geometry import checked_int, positive_int
 
 __all__ = ["ShuffleBuffer", "WeightedRandomSampler", "balanced_weights"]
@@ -214,6 +215,16 @@ class BatchOrder:
     def __len__(self) -> int:
         """Batches per epoch."""
         return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
+
+    def _fingerprint(self, order: np.ndarray, *labels: np.ndarray) -> dict[str, int]:
+        """See `DataLoader.fingerprint`; `order` is that of the next epoch."""
+        return {
+            "number of batches": len(self),
+            "batch size": self.batch_size,
+            "seed": self._seed(),
+            "checksum of the order of the samples": checksum(order),
+            "checksum of the labels": checksum(*labels),
+        }
 
     def _begin(self) -> tuple[int, int]:
         """(epoch, seed) of an iteration that begins now, which counts even if it ends early."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import zlib
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -109,6 +110,15 @@ def expect_alike(ranks: Ranks, what: str, value: Any, why: str) -> None:
     for rank, (theirs, host) in enumerate(found):
         if theirs != found[0][0]:
             raise RuntimeError(f"{what}: {theirs} on rank {rank} ({host}), but {found[0][0]} on rank 0: {why}")
+
+
+def checksum(*arrays: np.ndarray) -> int:
+    """The CRC-32 of arrays on the host, with their dtypes and shapes: what ranks compare in place of them."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(f"{array.dtype} {array.shape}".encode(), found)
+        found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, found)
+    return found
 
 
 class Alone:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import Array, is_float
-from gpunet.distributed import Alone, Ranks, Share, share_of
+from gpunet.distributed import Alone, Ranks, Share, checksum, expect_alike, share_of
 
 ALONE = Alone()
 Loader = Iterable[Any]
@@ -147,9 +149,41 @@ def open_batches(loader: Loader, ranks: Ranks = ALONE, *, deferred: bool = False
 def _shares(loader: Any, ranks: Ranks) -> Iterator[Share]:
     origins = [next((c for c in type(loader).__mro__ if name in vars(c)), None) for name in ("shares", "__iter__")]
     if origins[0] is not None and issubclass(origins[0], origins[1] or object):  # no subclass has batches of its own
+        if hasattr(loader, "fingerprint"):
+            _expect_alike(ranks, loader, loader.fingerprint())
         made: Iterator[Share] = loader.shares(ranks.rank, ranks.size)
         return made
-    return (share_of(batch, ranks.rank, ranks.size) for batch in loader)
+    return _shares_of_whole_batches(loader, ranks)
+
+
+def _shares_of_whole_batches(loader: Any, ranks: Ranks) -> Iterator[Share]:
+    _expect_alike(ranks, loader, {"number of batches": len(loader) if isinstance(loader, Sized) else None})
+    for i, batch in enumerate(loader):
+        if i == 0:
+            _expect_alike(ranks, loader, {"checksum of the first batch": _batch_checksum(batch)})
+        yield share_of(batch, ranks.rank, ranks.size)
+
+
+def _batch_checksum(batch: Any) -> int:
+    """The checksum of some numbers of each row of those of its arrays that are on the host."""
+    parts = batch if isinstance(batch, tuple | list) else ()
+    arrays = [part.data if isinstance(part, Tensor) else part for part in parts]
+    return checksum(*(_some(array) for array in arrays if isinstance(array, np.ndarray) and array.size))
+
+
+def _some(array: np.ndarray) -> np.ndarray:
+    """At most 127 numbers of each row, which lie apart."""
+    rows = array.reshape(len(array), -1)
+    return rows[:, :: max(1, rows.shape[1] // 64)]
+
+
+def _expect_alike(ranks: Ranks, loader: Any, values: Mapping[str, Any]) -> None:
+    """Raise RuntimeError, on all ranks, unless a loader gives all of them the same whole batches."""
+    for what, value in values.items():
+        expect_alike(
+            ranks, f"Trainer: the {what} of a {type(loader).__name__}", value,
+            "all ranks must be given the same samples in the same order, of which each takes its share",
+        )  # fmt: skip
 
 
 def set_epoch(loader: Loader | None, epoch: int) -> None:

@@ -321,9 +321,12 @@ def make_metrics(metrics: Sequence[str | Metric] | None, logits: bool = True) ->
 
 def _make_metric(metric: str | Metric) -> Metric:
     if not isinstance(metric, str):
-        missing = [name for name in ("name", "reset", "update", "value") if not hasattr(metric, name)]
+        # `hasattr` would ask for the value, which may raise before the first `reset`
+        missing = [name for name in ("name", "reset", "update", "value") if name not in dir(metric)]
         if missing:
             raise TypeError(f"Trainer: metric {metric!r} has no {', '.join(missing)}; see train.Metric")
+        if callable(getattr(type(metric), "value", None)):
+            raise TypeError(f"Trainer: metric {metric!r} has a method value, which must be a property")
         return metric
     if metric == "accuracy":
         return Accuracy()

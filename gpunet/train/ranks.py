@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpunet import random
-from gpunet.distributed import Ranks, expect_alike
+from gpunet.distributed import Ranks, checksum, expect_alike
 from gpunet.distributed.devices import on_devices
 from gpunet.nn import BatchNorm2d, Module
 from gpunet.optim import Optimizer
@@ -86,9 +85,7 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str, model: Module | 
         compared["averages"] = _averages(optimizer)
         compared["moments of batch norm"] = [moment.data for moment in running_moments(model)]
     for what, arrays in compared.items():
-        own = 0
-        for array in arrays:
-            own = zlib.crc32(arena.backend.to_numpy(array).view(np.uint8).data, own)
+        own = checksum(*map(arena.backend.to_numpy, arrays))
         expect_alike(
             ranks, f"Trainer: the checksum of the {what} after {place}", own,
             "a hook, a loss or a transform does something else on that rank, or its processor is of another kind",

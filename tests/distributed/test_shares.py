@@ -11,9 +11,11 @@ from gpunet.data import (
     Mixup,
     Normalize,
     RandomCrop,
+    Subset,
     WeightedRandomSampler,
 )
-from gpunet.distributed import Share, share_bounds, share_of
+from gpunet.distributed import Alone, Share, share_bounds, share_of
+from gpunet.train.batches import open_batches
 
 SIZES = (1, 2, 3, 4, 7)
 
@@ -103,3 +105,99 @@ def test_only_the_rows_of_a_share_are_read():
 def test_what_is_no_batch_is_passed_on_for_the_trainer_to_name():
     for batch in ((np.zeros(3), np.zeros(4)), np.zeros(3), (), (np.zeros(0),), ("text",)):
         assert share_of(batch, 1, 2).batch is batch
+
+
+class Told(Alone):
+    """Rank 1 of two, which is told what rank 0 has gathered; or, for ``Told([])``, that rank 0."""
+
+    size = 2
+
+    def __init__(self, told):
+        self.told, self.gathers = list(told), []
+        self.rank = int(bool(told))
+
+    def gather(self, what, value):
+        self.gathers.append((what, value))
+        if not self.rank:
+            return [value, value]
+        name, theirs = self.told.pop(0)
+        assert name == what
+        return [theirs, value]
+
+
+def meet(first, second):
+    """Rank 0 takes shares of the first loader, rank 1 of the second."""
+    ranks = Told([])
+    with open_batches(first, ranks) as batches:
+        list(batches)
+    with open_batches(second, Told(ranks.gathers)) as batches:
+        list(batches)
+
+
+class Whole:
+    """A loader of one's own, which gives whole batches."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def batch(seed=0, rows=4):
+    drawn = np.random.default_rng(seed)
+    return drawn.normal(size=(rows, 300)), drawn.integers(0, 9, rows)
+
+
+def shuffled(epoch=0, **options):
+    loader = DataLoader(**{"dataset": dataset(), "batch_size": 7, "seed": 3, "shuffle": True, **options})
+    loader.epoch = epoch
+    return loader
+
+
+def labelled(labels):
+    data = dataset()
+    data.labels = labels
+    return data
+
+
+DIFFERENT = {
+    "other seeds": ({}, {"seed": 4}, "seed of a DataLoader: 4 on rank 1"),
+    "other epochs": ({}, {"epoch": 1}, "order of the samples of a DataLoader: "),
+    "other batches": ({}, {"batch_size": 8}, "number of batches of a DataLoader: 4 on rank 1"),
+    "larger batches": ({"batch_size": 15}, {"batch_size": 16}, "batch size of a DataLoader: 16 on rank 1"),
+    "other orders": ({}, {"shuffle": False}, "order of the samples of a DataLoader: "),
+    "other samples": (
+        {"dataset": Subset(dataset(), np.arange(20)), "batch_size": 10},
+        {"dataset": Subset(dataset(), np.arange(20)[::-1]), "batch_size": 10},
+        "labels of a DataLoader: ",
+    ),
+    "other labels": ({"dataset": labelled(np.arange(29))}, {"dataset": labelled(np.arange(29)[::-1])}, "labels of a "),
+}
+
+
+@pytest.mark.parametrize(("options", "others", "message"), DIFFERENT.values(), ids=DIFFERENT)
+def test_ranks_with_other_samples_say_so(options, others, message):
+    meet(shuffled(**options), shuffled(**options))
+    with pytest.raises(RuntimeError, match=f"Trainer: the .*{message}.* all ranks must be given the same samples"):
+        meet(shuffled(**options), shuffled(**others))
+
+
+def test_ranks_with_other_samples_on_a_device_say_so(backend):
+    first, same, other = (DeviceLoader(dataset(), 7, shuffle=True, seed=i, backend=backend) for i in (3, 3, 4))
+    meet(first, same)
+    with pytest.raises(RuntimeError, match="the seed of a DeviceLoader: 4 on rank 1"):
+        meet(first, other)
+
+
+def test_ranks_with_other_batches_of_their_own_say_so():
+    meet(Whole(batch(), batch(1)), Whole(batch(), batch(1)))
+    meet(iter([batch()]), iter([batch()]))
+    with pytest.raises(RuntimeError, match="the number of batches of a Whole: 1 on rank 1 .* 2 on rank 0"):
+        meet(Whole(batch(), batch(1)), Whole(batch()))
+    for other in (batch(1), batch(rows=3), batch()[:1], (batch()[0], batch(1)[1])):
+        with pytest.raises(RuntimeError, match="the checksum of the first batch of a Whole: "):
+            meet(Whole(batch()), Whole(other))

@@ -210,3 +210,28 @@ def test_f1_is_a_column_and_the_array_by_class_a_result(task):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def test_a_metric_may_have_no_value_before_its_first_reset():
+    class Batches:
+        name = "batches"
+
+        def reset(self):
+            self.count = 0
+
+        def update(self, logits, labels):
+            self.count += 1
+
+        @property
+        def value(self):
+            return self.count
+
+    metric = Batches()
+    assert make_metrics([metric]) == [metric]
+
+    class Method(Batches):
+        def value(self):
+            return self.count
+
+    with pytest.raises(TypeError, match="has a method value, which must be a property"):
+        make_metrics([Method()])
