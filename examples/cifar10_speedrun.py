@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace, seed: int, train_set: data.Subset, test_s
         "seconds_to_94": next((time for accuracy, time in reached if accuracy >= TARGET), None),
         "history": trainer.history.rows,
     }  # fmt: skip
-    if arguments.output:
+    if arguments.output and trainer.leads:
         (Path(arguments.output) / f"seed{seed}.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
 

@@ -16,6 +16,7 @@ import gpunet as gp
 from gpunet import data, models, optim
 from gpunet import functional as F
 from gpunet.data import DataLoader, Normalize
+from gpunet.distributed import world
 
 
 def losses(backend: str, steps: int, batch_size: int, seed: int) -> list[float]:
@@ -53,6 +54,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", metavar="FILE.png", help="draw both curves (needs matplotlib)")
     arguments = parser.parse_args()
+    if not world().leads:  # ranks share what a Trainer does, and there is none here
+        return
 
     if arguments.steps < 1:
         parser.error("--steps must be at least 1")

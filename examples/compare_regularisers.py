@@ -22,6 +22,7 @@ import numpy as np
 import gpunet as gp
 from gpunet import data, nn, optim
 from gpunet import functional as F
+from gpunet.distributed import world
 from gpunet.train import EarlyStopping, Trainer, recipes
 
 CLASSES = 10
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/regularisers.png"), metavar="FILE.png")
     options = parser.parse_args()
 
+    leads = world().leads  # under mpirun the ranks meet here, and only rank 0 prints and writes files
     recipe = recipes.recipe(options.dataset)
     options.mean, options.std = recipe.mean, recipe.std
     normalize = data.Normalize(recipe.mean, recipe.std)
@@ -187,7 +189,8 @@ def main() -> None:
             f"{name:16}{train_loss:12.4f}{train_accuracy:10.1%}{valid_loss:12.4f}{valid_accuracy:10.1%}{lowest:13.4f}",
             flush=True,
         )
-    draw(options.output, results, f"{options.dataset}, {len(few)} training images")
+    if leads:
+        draw(options.output, results, f"{options.dataset}, {len(few)} training images")
     print(f"\nwrote {options.output}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import gpunet as gp
 from gpunet import data, models, optim
 from gpunet import functional as F
+from gpunet.distributed import world
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/nuclei"))
     arguments = parser.parse_args()
 
+    leads = world().leads  # under mpirun the ranks meet here, and only rank 0 prints and writes files
     gp.seed(arguments.seed)
     # Images (N, H, W, 3), and instances (N, H, W): 0 on the background, 1, 2, … on the nuclei. The
     # net only has to tell nuclei from the background.
@@ -76,9 +78,9 @@ def main() -> None:
     # wide each one is.
     informed = np.max([intersection_over_union(scores > level, truth) for level in np.linspace(-8, 8, 81)], axis=0)
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    trainer.save(arguments.output / "net.safetensors")
-    draw(arguments.output / "nuclei.png", test_images, truth, found, by_net)
+    trainer.save(arguments.output / "net.safetensors")  # it makes the folder
+    if leads:
+        draw(arguments.output / "nuclei.png", test_images, truth, found, by_net)
     print(f"test images: {len(truth)}; written: {arguments.output}/nuclei.png, {arguments.output}/net.safetensors")
     print(f"foreground IoU: Otsu {by_otsu.mean():.3f}, U-Net {by_net.mean():.3f}")
     print(f"with the best threshold of each image, looked up in its mask: {informed.mean():.3f}")

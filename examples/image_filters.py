@@ -15,6 +15,7 @@ import numpy as np
 
 from gpunet import BackendError
 from gpunet.data.readers.images import read_image
+from gpunet.distributed import world
 from gpunet.vision import filters, plot
 
 
@@ -79,6 +80,8 @@ def main() -> None:
     )
     parser.add_argument("--backend", default="numpy", help="numpy, cuda or reference")
     arguments = parser.parse_args()
+    if not world().leads:  # ranks share what a Trainer does, and there is none here
+        return
     if arguments.extent < 64:
         parser.error("--extent must be at least 64")
 

@@ -19,6 +19,7 @@ import numpy as np
 
 import gpunet as gp
 from gpunet import data, nn, optim
+from gpunet.distributed import world
 from gpunet.interop import load_weights, save_weights
 from gpunet.train import recipes
 from gpunet.vision import inspect, plot
@@ -137,6 +138,7 @@ def main() -> None:
     except (ValueError, gp.BackendError) as error:
         parser.error(str(error))
 
+    leads = world().leads  # under mpirun the ranks meet here, and only rank 0 prints and writes files
     dataset = arguments.dataset or default_dataset()
     gp.seed(arguments.seed)
     load = DATASETS[dataset]
@@ -154,7 +156,7 @@ def main() -> None:
         model.to(backend)
     else:
         trained(model, loader, arguments.epochs, backend)
-        if arguments.weights:
+        if arguments.weights and leads:
             save_weights(arguments.weights, model)
     accuracy = (model.eval()(images).numpy().argmax(axis=1) == labels).mean()
     print(f"{dataset}: {accuracy:.1%} of {len(labels)} test images right")
@@ -190,8 +192,9 @@ def default_dataset() -> str:
 
 
 def save(path: Path, figure: Any) -> None:
-    """Write a figure, and say where."""
-    figure.savefig(path, bbox_inches="tight")
+    """Write a figure, on rank 0 alone, and say where."""
+    if world().leads:
+        figure.savefig(path, bbox_inches="tight")
     print(f"wrote {path}")
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import gpunet as gp
 from gpunet import data, models, optim
 from gpunet import functional as F
+from gpunet.distributed import world
 from gpunet.models.siamese import embed_views, one_shot_trials
 
 
@@ -42,6 +43,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     arguments = options()
+    leads = world().leads  # under mpirun the ranks meet here, and only rank 0 prints and writes files
     gp.seed(arguments.seed)
     train_set, test_set = (data.omniglot(arguments.root, split, size=arguments.size) for split in ("train", "test"))
     drawings, alphabets = with_rotations(train_set)
@@ -93,9 +95,9 @@ def main() -> None:
     distances = np.square(embedded[queries][:, None] - embedded[examples]).sum(axis=2)
     answers = distances.argmin(axis=1)
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    trainer.save(arguments.output / "net.safetensors")
-    draw_trials(arguments.output / "trials.png", images[..., 0], queries, examples, answers)
+    trainer.save(arguments.output / "net.safetensors")  # it makes the folder
+    if leads:
+        draw_trials(arguments.output / "trials.png", images[..., 0], queries, examples, answers)
     print(f"trials: {len(queries)}; written: {arguments.output}/trials.png, {arguments.output}/net.safetensors")
     print(f"one-shot accuracy, 20-way within alphabets: {(answers == 0).mean():.1%}")
 

@@ -13,6 +13,7 @@ import argparse
 import gpunet as gp
 from gpunet import data, models, optim
 from gpunet import functional as F
+from gpunet.distributed import world
 from gpunet.train import recipes
 
 DATASETS = {
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
+    world()  # Under mpirun the ranks meet here, and only rank 0 prints.
     # The seed decides everything that is drawn from here on: parameters, order of the images,
     # augmentation, dropout.
     gp.seed(arguments.seed)

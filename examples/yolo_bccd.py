@@ -15,6 +15,7 @@ import numpy as np
 
 import gpunet as gp
 from gpunet import data, models, optim
+from gpunet.distributed import world
 from gpunet.vision import boxes as box_arrays
 from gpunet.vision.average_precision import Detections, mean_average_precision
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/cells"))
     arguments = parser.parse_args()
 
+    leads = world().leads  # under mpirun the ranks meet here, and only rank 0 prints and writes files
     gp.seed(arguments.seed)
     size = tuple(arguments.size)
     train_files = data.bccd(arguments.root, "trainval", size=size)
@@ -71,10 +73,11 @@ def main() -> None:
     truth = list(zip(test_boxes, test_labels, strict=True))
     figures = mean_average_precision(found, truth, test_files.classes)
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    draw(arguments.output / "cells.png", test_images, found, test_files.classes)
-    base = test_files.annotations[0].path.parent
-    data.write_coco(arguments.output / "test.json", test_files.annotations, test_files.classes, images=base)
+    if leads:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        draw(arguments.output / "cells.png", test_images, found, test_files.classes)
+        base = test_files.annotations[0].path.parent
+        data.write_coco(arguments.output / "test.json", test_files.annotations, test_files.classes, images=base)
     print(f"test images: {len(test_images)}; written: {arguments.output}/cells.png, {arguments.output}/test.json")
     print(", ".join(f"{name}: {value:.3f}" for name, value in figures.items()))
 

@@ -172,11 +172,11 @@ def _rename_both(target: Path, written: Path, last: Path) -> None:
 
 @contextmanager
 def _named_errors(path: PathLike) -> Iterator[None]:
-    """Have an OSError name the file that was to be written, and say what became of the old one."""
+    """Have an OSError name the file that was to be written, and say what became of the old one if there is one."""
     try:
         yield
     except OSError as error:
-        reason = f"{error.strerror or error}; the file there is as it was"
+        reason = f"{error.strerror or error}{'; the file there is as it was' if os.path.isfile(path) else ''}"
         if error.errno is None:
             raise OSError(f"{reason}: {os.fspath(path)!r}") from error
         raise OSError(error.errno, reason, os.fspath(path)) from error

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.backends import GPUS
 from helpers.examples import EXAMPLES, execute, first_line, run
+from helpers.ranks import launched, needs_mpi
 
 
 @pytest.fixture(params=["numpy", *GPUS])
@@ -188,6 +189,24 @@ def test_compare_regularisers_prints_a_table_and_draws_the_curves(on, tmp_path):
     ]
     assert [row[1] for row in rows if row] == ["none", *names]
     assert out.stat().st_size > 10_000
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("command", "header"),
+    [
+        ("compare_regularisers.py --images 20 --epochs 1 --only L2 --output", "regulariser"),
+        ("compare_backends.py --steps 1 --plot", "step"),
+    ],
+)
+def test_rank_0_alone_prints_and_draws(tmp_path, command, header):
+    pytest.importorskip("matplotlib")
+    name, *options = command.split()
+    drawn = [sys.executable, EXAMPLES / name, *options, tmp_path]
+    done = launched(2, "each.py", *drawn, environment={"PYTHONPATH": str(EXAMPLES.parent)})
+    assert done.returncode == 0, done.stderr
+    assert sum(header in line.split() for line in done.stdout.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rank0.png"]
 
 
 def test_every_example_names_its_options():

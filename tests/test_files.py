@@ -242,11 +242,17 @@ def test_a_folder_that_cannot_be_flushed_says_that_the_new_file_is_there(path, m
     assert contents(path) == {"last.safetensors": b"newest"}
 
 
+def test_where_no_file_was_there_the_error_speaks_of_none(path, file_size_limit):
+    with pytest.raises(OSError, match="too large: '.*last.safetensors'$"):
+        write_whole(path, b"x" * 101)
+    assert contents(path) == {}
+
+
 def test_a_folder_in_its_place_and_a_file_in_place_of_its_folder_are_named(tmp_path):
-    with pytest.raises(IsADirectoryError, match=f"the file there is as it was: '{tmp_path}'"):
+    with pytest.raises(IsADirectoryError, match=f"directory: '{tmp_path}'"):
         write_whole(tmp_path, b"")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="the file there is as it was: '.*file/below'"):
+    with pytest.raises(OSError, match=r"\[Errno \d+\] [\w ]+: '.*file/below'"):
         write_whole(tmp_path / "file" / "below", b"")
 
 

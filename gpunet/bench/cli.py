@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from gpunet.bench.commands import backends, conv, layers, loading, ops, ranks, scaling, step
+from gpunet.distributed.commands import on_first_rank, parse_once
 
 KINDS = {
     "step": (step, "whole training steps, and the memory that they take"),
@@ -21,7 +22,7 @@ KINDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments and run one kind of measurement -> the exit status."""
-    options = make_parser().parse_args(arguments)
+    options = parse_once(make_parser(), arguments)
     status: int = options.run(options)
     return status
 
@@ -35,5 +36,5 @@ def make_parser() -> ArgumentParser:
     for name, (module, what) in KINDS.items():
         kind = kinds.add_parser(name, help=what, description=f"Time {what}.")
         module.add_arguments(kind)
-        kind.set_defaults(run=module.run)
+        kind.set_defaults(run=module.run if module is ranks else on_first_rank(module.run))
     return parser

@@ -151,7 +151,7 @@ def line(row: dict[str, Any], ours: str) -> str:
     parts = []
     for name, times in row["times"].items():
         parts.append(f"{name} {_spread(times)}" if "median_ms" in times else f"{name} {_time(times)} ({_why(times)})")
-    ratios = [f"; {name}'s time / {ours}'s: {_ratio(ratio)}" for name, ratio in row["ratios"].items()]
+    ratios = [f"; time {name} / {ours}: {_ratio(ratio)}" for name, ratio in row["ratios"].items()]
     return f"{' '.join(_cell(value) for value in row['case'].values())}: {', '.join(parts)}{''.join(ratios)}"
 
 

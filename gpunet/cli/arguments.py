@@ -19,6 +19,8 @@ class Command(NamedTuple):
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], int]
     """Runs the command with the parsed arguments and returns the exit status."""
+    shared: bool = False
+    """Whether the command is one for all ranks, where several are launched; rank 0 alone runs any other."""
 
 
 PRECISION_HELP = (

@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.cli.arguments import Command, add_backend, add_data_root, add_strict, when_unreadable
 from gpunet.cli.user_models import import_function
 from gpunet.data import DataLoader, Subset
+from gpunet.distributed.commands import expect_same_options
 from gpunet.train import recipes
 from gpunet.train.saved import Saved, load_saved
 
@@ -24,7 +25,8 @@ def _add_checkpoint(parser: ArgumentParser) -> None:
 
 
 def _saved(options: Namespace) -> Saved:
-    """The network that the arguments name."""
+    """The network that the arguments name, on all ranks."""
+    expect_same_options(options)
     return load_saved(options.checkpoint, None if options.model is None else import_function(options.model))
 
 
@@ -97,5 +99,8 @@ EVAL = Command(
     "Print accuracy, loss and confusion matrix of a checkpoint on test images, whose classes are matched by name.",
     _add_eval_arguments,
     evaluate,
+    shared=True,
 )
-PREDICT = Command("predict", "Print the class and its probability for each image.", _add_predict_arguments, predict)
+PREDICT = Command(
+    "predict", "Print the class and its probability for each image.", _add_predict_arguments, predict, shared=True
+)

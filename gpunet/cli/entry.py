@@ -18,6 +18,7 @@ from gpunet.cli.kernels import KERNELS
 from gpunet.cli.reports import INFO, SUMMARY
 from gpunet.cli.shards import SHARDS
 from gpunet.cli.train import TRAIN
+from gpunet.distributed.commands import on_first_rank, parse_once
 from gpunet.distributed.launch import end_world
 from gpunet.errors import BackendError
 from gpunet.version import __version__
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows "bench" is parsed by gpunet.bench.cli, which only that command imports.
     own, passed_on = (argv[:1], argv[1:]) if argv[:1] == ["bench"] else (argv, [])
-    options = make_parser().parse_args(own)
+    options = parse_once(make_parser(), own)
     options.passed_on = passed_on
     show = warnings.formatwarning
     if not options.traceback:
@@ -71,7 +72,7 @@ def make_parser() -> ArgumentParser:
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
         own.add_argument("--traceback", action="store_true", help="show where an error comes from")
-        own.set_defaults(run=command.run)
+        own.set_defaults(run=command.run if command.shared else on_first_rank(command.run))
         command.add_arguments(own)
     return parser
 
@@ -102,6 +103,6 @@ COMMANDS = (
         add_check_arguments,
         run_check,
     ),
-    Command("bench", "Measure speed; gpunet bench --help says what.", _add_no_arguments, _run_bench),
+    Command("bench", "Measure speed; gpunet bench --help says what.", _add_no_arguments, _run_bench, shared=True),
 )
 """The commands, in the order in which ``gpunet --help`` lists them."""

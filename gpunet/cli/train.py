@@ -24,6 +24,8 @@ from gpunet.cli.arguments import (
 from gpunet.cli.runs import RECIPE_OPTIONS, RunFolder, Settings
 from gpunet.cli.user_models import own_model
 from gpunet.distributed import expect_alike, world
+from gpunet.distributed.commands import expect_same_options
+from gpunet.distributed.launch import launched
 from gpunet.errors import warn
 from gpunet.interop import load_weights
 from gpunet.precision import PRECISIONS
@@ -88,6 +90,7 @@ def _folder_recipe() -> str:
 
 def train(options: Namespace) -> int:
     """Train a network, or go on with it, and print its accuracy on the test images."""
+    expect_same_options(options)
     leads = world().leads  # rank 0 of several prints and writes for all
     quiet = options.quiet or not leads
     if options.resume is not None and (options.output is not None or options.overwrite):
@@ -180,7 +183,8 @@ def _finish(run: RunFolder, trainer: Trainer, settings: Settings) -> None:
         warn(f"{run.best} is not there: the accuracy is that of the last weights")
     if trainer.leads and trainer.history.interrupted and trainer.epoch < settings.recipe.epochs:
         own = f" --model {settings.recipe.model}" if recipes.is_own(settings.recipe.model) else ""
-        print(f"to go on: gpunet train --resume {run.folder}{own}", file=sys.stderr)
+        launcher = f"{launched().command} -n {world().size} " if world().size > 1 else ""
+        print(f"to go on: {launcher}gpunet train --resume {run.folder}{own}", file=sys.stderr)
 
 
 def _go_on(run: RunFolder, trainer: Trainer, settings: Settings, description: dict[str, Any], quiet: bool) -> None:
@@ -206,4 +210,6 @@ def _print_setup(
     )
 
 
-TRAIN = Command("train", "Train a network, and print its accuracy on the test images.", _add_arguments, train)
+TRAIN = Command(
+    "train", "Train a network, and print its accuracy on the test images.", _add_arguments, train, shared=True
+)

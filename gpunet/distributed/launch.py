@@ -5,13 +5,52 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from typing import NamedTuple
 
 from gpunet.distributed.ranks import SWITCH, Alone, Ranks
 from gpunet.errors import BackendError
 
-LAUNCHERS = {"PMI_SIZE": "mpirun", "OMPI_COMM_WORLD_SIZE": "mpirun", "SLURM_STEP_NUM_TASKS": "srun"}
+
+class Launched(NamedTuple):
+    """What its launcher tells a process, before it joins the others.
+
+    Attributes:
+        command: that of the launcher, "" where none has launched several processes.
+        size: how many it has launched.
+        rank: the number of this process among them.
+    """
+
+    command: str = ""
+    size: int = 1
+    rank: int = 0
+
+
+LAUNCHERS = {
+    "PMI_SIZE": ("PMI_RANK", "mpirun"),
+    "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "mpirun"),
+    "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "srun"),
+}
 """The environment variables in which launchers tell the number of ranks (MPICH and those that descend
-from it, Open MPI, Slurm), and the commands."""
+from it, Open MPI, Slurm): for each, the one with the rank, and the command."""
+
+
+def launched() -> Launched:
+    """What the environment says of this process, whether or not it goes by that: see `follows`."""
+    found = [
+        Launched(command, size, _number(rank))
+        for name, (rank, command) in LAUNCHERS.items()
+        if (size := _number(name)) > 1
+    ]
+    if not found:
+        return Launched()
+    # An mpirun inside of srun launches other numbers of ranks. With the same number, srun has spoken MPICH's language.
+    command = next(each.command for each in reversed(found) if each.size == found[0].size)
+    return found[0]._replace(command=command)
+
+
+def follows() -> bool:
+    """Whether this process was launched as one of several ranks, and is not rank 0; nobody is waited for."""
+    return launched().rank > 0 and os.environ.get(SWITCH) != "0"
 
 
 @cache
@@ -24,7 +63,7 @@ def world() -> Ranks:
         ImportError: mpi4py is missing.
         BackendError: a launcher has started several processes, and they do not find each other.
     """
-    command, count = next(((LAUNCHERS[name], n) for name in LAUNCHERS if (n := _number(name)) > 1), ("", 1))
+    command, count, _ = launched()
     if count == 1 or os.environ.get(SWITCH) == "0":
         return Alone()
     from gpunet.distributed.mpi import mpi_world

@@ -14,7 +14,8 @@ from gpunet.errors import BackendError
 @pytest.fixture
 def unlaunched(monkeypatch):
     """No launcher's variables, and a world that has not been asked for."""
-    for name in (*launch.LAUNCHERS, *cores.RANKS_HERE, "GPUNET_RANKS"):
+    ranks = [rank for rank, _ in launch.LAUNCHERS.values()]
+    for name in (*launch.LAUNCHERS, *ranks, *cores.RANKS_HERE, "GPUNET_RANKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MPI4PY_LIBMPI", "none")  # which Open MPI's variable would have set, and left set
     launch.world.cache_clear()
@@ -45,7 +46,26 @@ def test_a_launched_process_may_be_told_to_train_alone(unlaunched):
     assert isinstance(world(), Alone)
 
 
-@pytest.mark.parametrize(("variable", "command"), launch.LAUNCHERS.items())
+@pytest.mark.parametrize(("variable", "rank", "command"), [(name, *told) for name, told in launch.LAUNCHERS.items()])
+def test_a_rank_knows_its_number_and_its_launcher_before_it_joins(unlaunched, variable, rank, command):
+    unlaunched.setitem(sys.modules, "mpi4py", None)
+    unlaunched.setenv(variable, "4")
+    unlaunched.setenv(rank, "0")
+    assert (launch.launched(), launch.follows()) == ((command, 4, 0), False)
+    unlaunched.setenv(rank, "3")
+    assert (launch.launched(), launch.follows()) == ((command, 4, 3), True)
+    unlaunched.setenv("GPUNET_RANKS", "0")
+    assert not launch.follows()
+
+
+@pytest.mark.parametrize(("tasks", "command"), [("2", "srun"), ("4", "mpirun")])
+def test_srun_is_named_where_it_speaks_as_mpich_does(unlaunched, tasks, command):
+    for name, value in {"PMI_SIZE": "2", "PMI_RANK": "1", "SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "1"}.items():
+        unlaunched.setenv(name, value)
+    assert launch.launched() == (command, 2, 1)
+
+
+@pytest.mark.parametrize(("variable", "command"), [(name, command) for name, (_, command) in launch.LAUNCHERS.items()])
 def test_several_ranks_without_mpi4py_say_what_to_install(unlaunched, variable, command):
     unlaunched.setenv(variable, "4")
     unlaunched.setitem(sys.modules, "mpi4py", None)

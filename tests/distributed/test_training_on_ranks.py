@@ -1,9 +1,11 @@
 """Several ranks train what one rank trains: the same samples, random numbers, losses and weights."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.pages import blocks
 from helpers.ranks import PROGRAMS, needs_mpi, succeeded
 
 pytestmark = needs_mpi
@@ -52,3 +54,12 @@ def test_float32_losses_are_those_of_one_rank_over_twenty_steps(tmp_path):
     expected, found = program.trained("plain", np.float32, 3)["running"], results(tmp_path, "plain", 2)[0]["running"]
     assert len(expected) == 27
     np.testing.assert_allclose(found[:20, 0], expected[:20, 0], rtol=1e-5)
+
+
+def test_the_loop_of_the_page_on_ranks_prints_what_one_rank_prints(tmp_path):
+    page = blocks(Path(__file__).parents[2] / "docs" / "scaling.md")
+    (end,) = (i for i, block in enumerate(page) if "ranks.add(optimizer.arena.grad)" in block.text)
+    program = "\n".join(block.text for block in page[: end + 1] if block.language == "python")
+    (tmp_path / "loop.py").write_text(program)
+    printed = succeeded(2, tmp_path / "loop.py", cwd=tmp_path)  # with accuracy.txt
+    assert printed.splitlines()[-1:] == page[end + 1].text.splitlines()

@@ -15,11 +15,12 @@ from gpunet.bench.measure import spread
 from gpunet.bench.nets import NETS, make_batch, make_model
 from gpunet.cores import wanted_threads
 from gpunet.distributed import Alone, Ranks, Share, share_of, world
+from gpunet.distributed.commands import expect_same_options
 from gpunet.functional import cross_entropy
 from gpunet.train.eager import EagerStep
 from gpunet.version import __version__
 
-OURS = "while backward runs"
+OURS, BLOCKING, ALONE = "overlapped", "blocking", "not added up"
 SUMS = tuple(4 * 32**i for i in range(1, 6))
 """Bytes of the arrays whose sums alone are timed."""
 
@@ -41,6 +42,11 @@ class Blocking:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet bench ranks``."""
+    parser.epilog = (
+        f"Three kinds of step take turns. {OURS}: gradients are added up over the ranks while the backward pass still "
+        f"runs, as a Trainer does it. {BLOCKING}: each sum is waited for where it begins. {ALONE}: each rank steps for "
+        "itself, with its share of the batch."
+    )
     parser.add_argument(
         "--nets",
         nargs="+",
@@ -50,8 +56,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"nets, some of {', '.join(NETS)} (default: cnn)",
     )
     parser.add_argument(
-        "--batch", type=int, nargs="+", default=[128], help="images in a step of all ranks (default: 128)"
-    )
+        "--batch", type=int, nargs="+", default=[128],
+        help="images in a step of all ranks together, each of which takes its share (default: 128)",
+    )  # fmt: skip
     record.add_arguments(parser)
 
 
@@ -60,6 +67,7 @@ def run(options: Namespace) -> int:
     ranks = world()
     if ranks.size == 1:
         raise ValueError("bench ranks: takes several ranks, such as mpirun -n 2 gpunet bench ranks; got 1")
+    expect_same_options(options)
     options.output = options.output if ranks.leads else None
     record.resolve(options)
     options.threads = wanted_threads("bench ranks")  # of each rank, whatever was asked for
@@ -85,7 +93,7 @@ def run(options: Namespace) -> int:
 def _measured(ranks: Ranks, net: str, batch: int, options: Namespace) -> dict[str, Any]:
     """A row of the record: the three kinds of step in turns."""
     share = share_of(make_batch(net, batch), ranks.rank, ranks.size)
-    kinds: dict[str, Ranks] = {OURS: ranks, "behind it": Blocking(ranks), "not added up": Alone()}
+    kinds: dict[str, Ranks] = {OURS: ranks, BLOCKING: Blocking(ranks), ALONE: Alone()}
     steps = {name: _step(net, kind) for name, kind in kinds.items()}
     for name in steps:  # which are not counted
         _turn(ranks, steps[name], share, 2)
