@@ -111,11 +111,11 @@ class Trainer:
         callbacks: Sequence[Any] = (),
         progress: bool = True,
     ) -> None:
+        self._ranks = ranks = world()  # first, so that an error that all ranks meet is reported once
         self.metrics = make_metrics(metrics, logits=loss_step is None)
         checks.check_parts(model, optimizer, schedule, average)
         self.backend = get_backend(backend)
         split = split_precision("Trainer", precision, self.backend)
-        self._ranks = ranks = world()
         recorder = checks.make_recorder(capture, self.backend, ranks)
         batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
         self._progress = progress = progress and ranks.leads

@@ -47,6 +47,21 @@ def test_ranks_that_drift_apart_are_found(tmp_path):
     assert done.stderr.count("Traceback") == 1  # all ranks raise it, and rank 0 reports it
 
 
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("metric", "ValueError: Trainer: metric is 'guess' but takes"),
+        ("rows", "RuntimeError: Trainer: the checksum of the first batch of a list: "),
+        ("layers", "all ranks must train, evaluate, predict and load alike, and compute the same layers"),
+    ],
+)
+def test_what_ranks_cannot_do_is_reported_once(way, message):
+    done = launched(2, "refused.py", way, timeout=100)
+    assert done.returncode != 0
+    assert done.stderr.count(message) == 1, done.stderr
+    assert done.stderr.count("gpunet: ") == 1
+
+
 def test_a_hook_that_stops_one_rank_alone_is_found(tmp_path):
     done = launched(2, "endings.py", "alone", tmp_path, timeout=100)
     assert done.returncode != 0
