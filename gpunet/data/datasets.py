@@ -10,8 +10,13 @@ import numpy as np
 
 from gpunet import random
 from gpunet.backends.contract import real_array
+from gpunet.distributed.ranks import checksum, excerpt
 
 __all__ = ["ArrayDataset", "Dataset", "Subset", "random_split"]
+
+
+EXCERPT = 64
+"""Samples of arrays that a checksum takes."""
 
 
 class Dataset(Protocol):
@@ -164,6 +169,21 @@ def _host_array(position: int, value: Any) -> np.ndarray:
             first = _first(wrong)
             raise ValueError(f"ArrayDataset: array {position} must be finite, got {array[first]} at index {first}")
     return array
+
+
+def samples_checksum(dataset: Dataset, indices: np.ndarray) -> int:
+    """The checksum of what a data set tells of samples without reading files; 0 if that is nothing.
+
+    Of arrays it is an excerpt of the first samples; of a data set with `labels`, those of all of them.
+    """
+    if isinstance(dataset, Subset):
+        return samples_checksum(dataset.dataset, dataset.indices[indices])
+    if isinstance(dataset, ArrayDataset):
+        return checksum(*(excerpt(part) for part in dataset[indices[:EXCERPT]]))
+    labels = getattr(dataset, "labels", None)
+    if not isinstance(labels, np.ndarray) or labels.shape[:1] != (len(dataset),):
+        return 0
+    return checksum(labels[indices])
 
 
 def check_labels(owner: str, labels: np.ndarray, count: int) -> None:

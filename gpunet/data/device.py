@@ -13,6 +13,7 @@ from gpunet.backends.contract import Array, Backend, BatchRequest, Clock, Sample
 from gpunet.data.datasets import Dataset, check_labels
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
+from gpunet.distributed.ranks import checksum
 from gpunet.distributed.share import Share, taken
 
 __all__ = ["DeviceLoader"]
@@ -174,7 +175,7 @@ class DeviceLoader(BatchOrder):
     def fingerprint(self) -> dict[str, int]:
         """See `DataLoader.fingerprint`."""
         order, labels = map(self.backend.to_numpy, (self.order(), self.labels))
-        return self._fingerprint(order, labels)
+        return self._fingerprint(order, checksum(labels[order]))
 
     def _batches(self, positions: Array | None) -> Iterator[DeferredBatch]:
         epoch, seed = self._begin()

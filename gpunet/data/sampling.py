@@ -216,14 +216,20 @@ class BatchOrder:
         """Batches per epoch."""
         return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
 
-    def _fingerprint(self, order: np.ndarray, *labels: np.ndarray) -> dict[str, int]:
-        """See `DataLoader.fingerprint`; `order` is that of the next epoch."""
+    def _fingerprint(self, order: np.ndarray, samples: int) -> dict[str, int]:
+        """See `DataLoader.fingerprint`.
+
+        Args:
+            order: of the next epoch.
+            samples: the checksum of the samples.
+        """
+        drawn = self.shuffle or self.sampler is not None
         return {
             "number of batches": len(self),
             "batch size": self.batch_size,
-            "seed": self._seed(),
+            **({"seed": self._seed(), "epoch": self.epoch} if drawn else {}),
             "checksum of the order of the samples": checksum(order),
-            "checksum of the labels": checksum(*labels),
+            "checksum of the samples": samples,
         }
 
     def _begin(self) -> tuple[int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 from gpunet.distributed.launch import follows, launched, world
 from gpunet.distributed.ranks import SWITCH, expect_alike
@@ -15,11 +17,18 @@ OWN = ("run", "quiet", "traceback", "threads", "data_root")
 
 
 def parse_once(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
-    """Parse the arguments; rank 0 alone prints what the parser prints, which is help or an error."""
-    if not follows():
+    """Parse the arguments. Rank 0 alone prints help; an error in them on any rank ends all, and is printed once."""
+    if launched().size == 1 or os.environ.get(SWITCH) == "0":
         return parser.parse_args(arguments)
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-        return parser.parse_args(arguments)
+    try:
+        with redirect_stdout(StringIO()) as printed, redirect_stderr(StringIO()) as errors:
+            return parser.parse_args(arguments)
+    except SystemExit as end:
+        if end.code:
+            world().abort(errors.getvalue().rstrip(), int(end.code))
+        if not follows():
+            print(printed.getvalue(), end="")
+        raise
 
 
 def on_first_rank(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
@@ -27,6 +36,8 @@ def on_first_rank(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]
 
     def run_once(options: Namespace) -> int:
         if follows():
+            if launched().rank == 1:
+                print(f"gpunet: rank 0 alone runs this command; with {SWITCH}=0 each rank does", file=sys.stderr)
             return 0
         if launched().size > 1:
             os.environ[SWITCH] = "0"  # so that it, and what it starts, does not wait for the others

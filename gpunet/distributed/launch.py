@@ -35,7 +35,7 @@ from it, Open MPI, Slurm): for each, the one with the rank, and the command."""
 
 
 def launched() -> Launched:
-    """What the environment says of this process, whether or not it goes by that: see `follows`."""
+    """What the launcher has told this process, also where `GPUNET_RANKS` says that it trains alone."""
     found = [
         Launched(command, size, _number(rank))
         for name, (rank, command) in LAUNCHERS.items()

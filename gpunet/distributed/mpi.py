@@ -19,11 +19,10 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from gpunet.distributed.ranks import SWITCH
+from gpunet.cores import local_rank
+from gpunet.distributed.ranks import GRACE, SWITCH
 from gpunet.distributed.watch import PATIENCE, Centre, Place, Spoke, Watch, patience
 
-GRACE = 2.0
-"""Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
 START = "GPUNET_RANK_START"
 """The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""
 OPEN_MPI = "libmpi.so.40"
@@ -39,8 +38,8 @@ class MpiRanks:
     """The processes of MPI's world.
 
     From then on rank 0 alone prints: what other ranks print on stdout is dropped, so that a program
-    that prints its results prints them once. stderr stays, but not the warnings, unless Python was
-    told which to show.
+    that prints its results prints them once. stderr stays, but warnings are those of the first rank of
+    each machine, unless Python was told which to show.
 
     An error that nothing catches ends all ranks: the others would wait for this one for ever. `watch`
     tells what else does.
@@ -60,8 +59,8 @@ class MpiRanks:
         os.environ[SWITCH] = "0"  # what this process starts is no rank
         if not self.leads:
             _drop_stdout()
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore", append=True)  # behind the filters of the program
+        if local_rank() and not sys.warnoptions:  # what concerns a machine, its first rank says
+            warnings.simplefilter("ignore", append=True)  # behind the filters of the program
 
     def _wait_until_all_ranks_have_started(self) -> None:
         """Join the others; it is the name of this function that a rank shows whose wait is too long."""

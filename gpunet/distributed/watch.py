@@ -238,7 +238,7 @@ class Centre(Watch):
         if len(ranks) == self._size and all((peer.word["waits"] or 0.0) > LEFT for peer in ranks):
             self._check_calls(ranks, longest)
         for peer in ranks:
-            if min(longest, monotonic() - peer.left) > LEFT:
+            if min(longest, monotonic() - peer.left) > LEFT:  # that rank 0 has left, the others find
                 self._abort(f"{peer.describe()}, {ENDED}")
             if peer.word["waits"] is None and not peer.word["left"] and longest > self._patience:
                 _show_stack() if peer is own else peer.say(show=True)

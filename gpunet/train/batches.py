@@ -11,7 +11,7 @@ import numpy as np
 
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import Array, is_float
-from gpunet.distributed import Alone, Ranks, Share, checksum, expect_alike, share_of
+from gpunet.distributed import Alone, Ranks, Share, checksum, excerpt, expect_alike, share_of
 
 ALONE = Alone()
 Loader = Iterable[Any]
@@ -165,16 +165,10 @@ def _shares_of_whole_batches(loader: Any, ranks: Ranks) -> Iterator[Share]:
 
 
 def _batch_checksum(batch: Any) -> int:
-    """The checksum of some numbers of each row of those of its arrays that are on the host."""
+    """The checksum of an excerpt of those of its arrays that are on the host."""
     parts = batch if isinstance(batch, tuple | list) else ()
     arrays = [part.data if isinstance(part, Tensor) else part for part in parts]
-    return checksum(*(_some(array) for array in arrays if isinstance(array, np.ndarray) and array.size))
-
-
-def _some(array: np.ndarray) -> np.ndarray:
-    """At most 127 numbers of each row, which lie apart."""
-    rows = array.reshape(len(array), -1)
-    return rows[:, :: max(1, rows.shape[1] // 64)]
+    return checksum(*(excerpt(array) for array in arrays if isinstance(array, np.ndarray)))
 
 
 def _expect_alike(ranks: Ranks, loader: Any, values: Mapping[str, Any]) -> None:

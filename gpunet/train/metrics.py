@@ -321,8 +321,10 @@ def make_metrics(metrics: Sequence[str | Metric] | None, logits: bool = True) ->
 
 def _make_metric(metric: str | Metric) -> Metric:
     if not isinstance(metric, str):
-        # `hasattr` would ask for the value, which may raise before the first `reset`
-        missing = [name for name in ("name", "reset", "update", "value") if name not in dir(metric)]
+        missing = [name for name in ("name", "reset", "update") if not hasattr(metric, name)]
+        # without asking for the value, which may raise before the first `reset`
+        if "value" not in dir(metric) and not hasattr(type(metric), "__getattr__"):
+            missing.append("value")
         if missing:
             raise TypeError(f"Trainer: metric {metric!r} has no {', '.join(missing)}; see train.Metric")
         if callable(getattr(type(metric), "value", None)):

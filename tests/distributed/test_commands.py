@@ -32,7 +32,10 @@ def test_rank_0_alone_runs_a_command_that_ranks_do_not_share(rank, arguments, sa
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert (said in out) == (rank == 0)
-    assert rank == 0 or (out, err) == ("", "")
+    assert rank == 0 or (out, err) == (
+        "",
+        "gpunet: rank 0 alone runs this command; with GPUNET_RANKS=0 each rank does\n",
+    )
     assert os.environ["GPUNET_RANKS"] == ("" if rank else "0")  # what rank 0 starts waits for nobody
 
 
@@ -44,11 +47,28 @@ def test_a_process_that_is_told_to_be_alone_runs_all_commands(rank, given, monke
 
 
 @pytest.mark.parametrize("arguments", [["train", "--lr", "abc"], ["train", "--epocs", "2"], ["bench", "ranks", "--b"]])
-def test_rank_0_alone_prints_a_usage_error(rank, arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_a_usage_error_ends_all_ranks(rank, arguments, capsys, monkeypatch):
+    class Two(Alone):
+        size = 2
+
+        def abort(self, reason, status=1):
+            told.append((reason, status))
+            raise SystemExit(status)
+
+    told = []
+    monkeypatch.setattr(commands, "world", Two)
+    with pytest.raises(SystemExit):
         main(arguments)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.count("usage: ") == (rank == 0)
+    (reason, status), *others = told
+    assert (reason.count("usage: "), status, others) == (1, 2, [])
+    assert capsys.readouterr().err == ""
+
+
+def test_rank_0_alone_prints_help(rank, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    assert bool(capsys.readouterr().out) == (rank == 0)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +111,18 @@ def test_shards_are_written_once(tmp_path):
         image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / name / "0.png")
     command = [MPIRUN, "-n", "2", "gpunet", "shards", tmp_path / "images", tmp_path / "shards"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 images of 2 classes") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize("wrong", ["--lr abc", "--lr abc$PMI_RANK", "--lr ${PMI_RANK#0}"])
+def test_a_usage_error_is_printed_once(wrong):
+    """On both ranks, in their own words, or on rank 0 alone."""
+    command = [MPIRUN, "-n", "2", "sh", "-c", f"exec gpunet train {wrong}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("gpunet train: error: argument --lr: ") == 1
 
 
 @needs_mpi

@@ -158,24 +158,44 @@ def shuffled(epoch=0, **options):
     return loader
 
 
-def labelled(labels):
-    data = dataset()
-    data.labels = labels
-    return data
+class Labelled:
+    """A data set with labels, whose samples must not be read."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return 29
+
+    def __getitem__(self, indices):
+        return np.zeros((len(indices), 2, 2, 1), np.uint8), np.zeros(len(indices), int)
 
 
 DIFFERENT = {
     "other seeds": ({}, {"seed": 4}, "seed of a DataLoader: 4 on rank 1"),
-    "other epochs": ({}, {"epoch": 1}, "order of the samples of a DataLoader: "),
+    "other epochs": ({}, {"epoch": 1}, "epoch of a DataLoader: 1 on rank 1"),
     "other batches": ({}, {"batch_size": 8}, "number of batches of a DataLoader: 4 on rank 1"),
     "larger batches": ({"batch_size": 15}, {"batch_size": 16}, "batch size of a DataLoader: 16 on rank 1"),
-    "other orders": ({}, {"shuffle": False}, "order of the samples of a DataLoader: "),
+    "other orders": (
+        {"shuffle": False, "sampler": WeightedRandomSampler(np.ones(29))},
+        {"shuffle": False, "sampler": WeightedRandomSampler(np.arange(29.0))},
+        "order of the samples of a DataLoader: ",
+    ),
     "other samples": (
         {"dataset": Subset(dataset(), np.arange(20)), "batch_size": 10},
         {"dataset": Subset(dataset(), np.arange(20)[::-1]), "batch_size": 10},
-        "labels of a DataLoader: ",
+        "checksum of the samples of a DataLoader: ",
     ),
-    "other labels": ({"dataset": labelled(np.arange(29))}, {"dataset": labelled(np.arange(29)[::-1])}, "labels of a "),
+    "other images": (
+        {"dataset": ArrayDataset(np.zeros((29, 5, 5, 1)), np.zeros(29))},
+        {"dataset": ArrayDataset(np.ones((29, 5, 5, 1)), np.zeros(29))},
+        "checksum of the samples of a DataLoader: ",
+    ),
+    "other labels": (
+        {"dataset": Labelled(np.arange(29))},
+        {"dataset": Labelled(np.arange(29)[::-1])},
+        "checksum of the samples of a DataLoader: ",
+    ),
 }
 
 
@@ -201,3 +221,43 @@ def test_ranks_with_other_batches_of_their_own_say_so():
     for other in (batch(1), batch(rows=3), batch()[:1], (batch()[0], batch(1)[1])):
         with pytest.raises(RuntimeError, match="the checksum of the first batch of a Whole: "):
             meet(Whole(batch()), Whole(other))
+
+
+def test_a_data_set_that_draws_its_samples_is_not_read_to_compare_them():
+    class Drawn(Labelled):
+        drawn = np.random.default_rng()
+
+        def __getitem__(self, indices):
+            return np.zeros((len(indices), 2, 2, 1)), self.drawn.integers(0, 9, len(indices))
+
+    for labels in (None, "few", np.arange(4), np.array(0)):
+        meet(shuffled(dataset=Drawn(labels)), shuffled(dataset=Drawn(labels)))
+
+
+def test_seed_and_epoch_may_differ_where_they_decide_no_order():
+    meet(shuffled(shuffle=False), shuffled(shuffle=False, seed=8, epoch=1))
+
+
+def test_a_sampler_makes_each_order_once():
+    class Counting:
+        calls = 0
+
+        def __len__(self):
+            return 29
+
+        def order(self, seed, epoch):
+            self.calls += 1
+            return np.roll(np.arange(29), self.calls)
+
+    loader = shuffled(shuffle=False, sampler=Counting())
+    for calls in (1, 2):
+        with open_batches(loader, Told([])) as batches:
+            first = next(iter(batches))
+        assert loader.sampler.calls == calls
+        np.testing.assert_array_equal(first.batch[0], dataset()[np.roll(np.arange(29), calls)[:3]][0])
+
+
+def test_batches_of_anything_may_be_shared():
+    ragged = np.array([np.zeros(2), np.zeros((3, 4))], object)
+    for given in ((np.zeros((2, 3)), ragged), (np.float32(2.0), np.array(1)), (np.zeros((2, 0)),), "text", ("a", None)):
+        meet(Whole(given), Whole(given))

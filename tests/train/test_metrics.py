@@ -226,8 +226,15 @@ def test_a_metric_may_have_no_value_before_its_first_reset():
         def value(self):
             return self.count
 
-    metric = Batches()
-    assert make_metrics([metric]) == [metric]
+    class Passing:
+        def __init__(self, metric):
+            self.metric = metric
+
+        def __getattr__(self, name):
+            return getattr(self.metric, name)
+
+    for metric in (Batches(), Passing(Batches())):
+        assert make_metrics([metric]) == [metric]
 
     class Method(Batches):
         def value(self):
