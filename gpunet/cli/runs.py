@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import suppress
@@ -132,6 +133,15 @@ class RunFolder:
             raise FileExistsError(
                 f"{self.folder} exists: --resume {self.folder} goes on with its run, --overwrite begins a new one in it"
             )
+
+    def check_writable(self) -> None:
+        """Raise OSError if the folder cannot be written, before data are loaded, which may take long."""
+        path = self.folder.absolute()
+        here = next(each for each in (path, *path.parents) if each.exists())
+        if not here.is_dir():
+            raise NotADirectoryError(f"{self.folder} cannot be made: {here} is a file")
+        if not os.access(here, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.folder} cannot be written: {here} allows no new files")
 
     def begin(self, settings: Settings, description: Mapping[str, Any], anew: bool) -> None:
         """Write config.json, from which the run can go on.

@@ -108,6 +108,8 @@ def train(options: Namespace) -> int:
     make = own_model(settings.recipe.model, options.model)
     if run is not None and options.resume is None and not options.overwrite:
         run.check_unused()
+    if run is not None and leads:
+        run.check_writable()
     seed(settings.seed)
     splits, loaders = _load(settings, backend, when_unreadable(options))
     shape, classes = recipes.image_shape(splits.train), tuple(splits.train.classes)

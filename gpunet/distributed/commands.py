@@ -8,9 +8,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
+from typing import NoReturn
 
 from gpunet.distributed.launch import follows, launched, world
-from gpunet.distributed.ranks import SWITCH, expect_alike
+from gpunet.distributed.ranks import SWITCH, Alone, Ranks, expect_alike
+from gpunet.errors import BackendError
 
 OWN = ("run", "quiet", "traceback", "threads", "data_root")
 """Options that may differ between ranks: they change no result, or depend on the machine."""
@@ -25,10 +27,19 @@ def parse_once(parser: ArgumentParser, arguments: Sequence[str] | None) -> Names
             return parser.parse_args(arguments)
     except SystemExit as end:
         if end.code:
-            world().abort(errors.getvalue().rstrip(), int(end.code))
+            _end_all(errors.getvalue().rstrip(), int(end.code))
         if not follows():
             print(printed.getvalue(), end="")
         raise
+
+
+def _end_all(reason: str, status: int) -> NoReturn:
+    """End all ranks; where they cannot be joined, this one alone."""
+    try:
+        ranks: Ranks = world()
+    except (ImportError, BackendError):  # which the user will meet when the arguments are right
+        ranks = Alone()
+    ranks.abort(reason, status)
 
 
 def on_first_rank(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:

@@ -20,13 +20,15 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from gpunet.cores import local_rank
-from gpunet.distributed.ranks import GRACE, SWITCH
+from gpunet.distributed.ranks import SWITCH
 from gpunet.distributed.watch import PATIENCE, Centre, Place, Spoke, Watch, patience
 
 START = "GPUNET_RANK_START"
 """The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""
 OPEN_MPI = "libmpi.so.40"
 """The library of Open MPI 4 and 5, whose launchers know only the ranks that use it."""
+GRACE = 2.0
+"""Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
 HEAD = 128
 """Numbers of the message with which all named calls begin."""
 STDOUT, STDERR = 1, 2

@@ -13,8 +13,6 @@ import numpy as np
 
 SWITCH = "GPUNET_RANKS"
 """The environment variable that, with "0", lets a process train alone, whatever has launched it."""
-GRACE = 2.0
-"""Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
 T = TypeVar("T")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import sys
@@ -13,6 +14,7 @@ import gpunet
 from gpunet.cli import main
 from gpunet.interop import load_weights, read_metadata
 from gpunet.models import cnn
+from gpunet.train import recipes
 from gpunet.train.writing import BackgroundWriter
 
 OPTIONS = ("--epochs", "3", "--batch-size", "256", "--backend", "numpy", "--quiet")  # 6 steps an epoch
@@ -153,6 +155,19 @@ def test_an_existing_folder_is_refused_unless_it_is_to_be_overwritten(capsys, wh
     assert run(capsys, "train", *OPTIONS, "--output", folder, "--overwrite")[0] == 0
     assert_same(whole, folder)
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["is a file", "allows no new files"])
+def test_a_folder_that_cannot_be_written_is_refused_before_data_are_loaded(capsys, tmp_path, monkeypatch, place):
+    parent = tmp_path / "parent"
+    parent.touch() if place == "is a file" else parent.mkdir()
+    # by its answer, not by the folder's mode, since tests may be run by root, who writes anywhere
+    monkeypatch.setattr(os, "access", lambda path, _: path != parent)
+    monkeypatch.setattr(recipes, "load_splits", None)
+    status, out, err = run(capsys, "train", *OPTIONS, "--output", parent / "new" / "run")
+    assert (status, out) == (2, "")
+    assert f"{parent / 'new' / 'run'} cannot be " in err
+    assert err.endswith(f": {parent} {place}\n")
 
 
 def test_a_failed_beginning_leaves_an_earlier_run_as_it_was(capsys, whole, tmp_path):
