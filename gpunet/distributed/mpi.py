@@ -29,6 +29,8 @@ OPEN_MPI = "libmpi.so.40"
 """The library of Open MPI 4 and 5, whose launchers know only the ranks that use it."""
 GRACE = 2.0
 """Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
+ENDING = 5.0
+"""Seconds in which MPI must have ended this process."""
 HEAD = 128
 """Numbers of the message with which all named calls begin."""
 STDOUT, STDERR = 1, 2
@@ -196,8 +198,9 @@ class MpiRanks:
         try:
             return Spoke(self._place, self._end, self.rank, address)
         except OSError as error:
-            host, port, _ = address
-            self.abort(f"rank 0 does not answer at {host}, port {port}: {error}; {PATIENCE}=0 does without its watch")
+            hosts, port, _ = address
+            where = f"{' or '.join(hosts)}, port {port}"
+            self.abort(f"rank 0 does not answer at {where}: {error}; {PATIENCE}=0 does without its watch")
 
     def _end(self, reason: str) -> NoReturn:
         """End all ranks at once, from any thread."""
@@ -207,7 +210,10 @@ class MpiRanks:
         with suppress(OSError, ValueError):  # stderr may be closed
             print(reason, file=sys.stderr, flush=True)
         self.leave()  # so that nobody reports this end as a death
-        self._world.Abort(status)
+        with open(os.devnull, "w") as nowhere:
+            # MPI waits for a launcher that cannot be reached, such as one on a machine that is cut off
+            faulthandler.dump_traceback_later(ENDING, exit=True, file=nowhere)
+            self._world.Abort(status)
         os._exit(status)  # where MPI returns from it
 
     def _who(self) -> str:

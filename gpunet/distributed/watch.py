@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from math import inf
 from time import monotonic, sleep
 from typing import Any, NoReturn
@@ -184,14 +185,16 @@ class Centre(Watch):
     """Rank 0's thread, to which all others connect.
 
     Attributes:
-        address: what the others connect to: (host, port, password).
+        address: what the others connect to: (hosts, port, password).
     """
 
     def __init__(self, place: Place, abort: Callable[[str], NoReturn], size: int) -> None:
         super().__init__(place, abort)
-        self._server = socket.create_server(("", 0), backlog=size)
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._server = socket.create_server(("", 0), family=family, backlog=size, dualstack_ipv6=both)
         self._password = secrets.token_hex(16)
-        self.address = socket.gethostname(), int(self._server.getsockname()[1]), self._password
+        self.address = _own_hosts(), int(self._server.getsockname()[1]), self._password
         self._patience, self._size = patience(), size
         self._new: list[Peer] = []
         self._start()
@@ -224,6 +227,7 @@ class Centre(Watch):
                 peer.rank, peer.word = int(first["rank"]), {**peer.word, "host": first["host"]}
                 self._take(peer, others)
                 self._peers.append(peer)
+                peer.say(**self._place.word())  # which it waits for
         except (ValueError, TypeError, AttributeError, KeyError):  # a stranger, such as a scanner of ports
             pass
         self._new.remove(peer)
@@ -270,14 +274,18 @@ class Spoke(Watch):
     """
 
     def __init__(
-        self, place: Place, abort: Callable[[str], NoReturn], rank: int, address: tuple[str, int, str]
+        self, place: Place, abort: Callable[[str], NoReturn], rank: int, address: tuple[list[str], int, str]
     ) -> None:
         super().__init__(place, abort)
-        host, port, password = address
-        near = host == socket.gethostname()
-        connection = socket.create_connection(("127.0.0.1" if near else host, port), timeout=10)
-        self._centre = Peer(connection, 0, word={**place.word(), "host": host})
+        hosts, port, password = address
+        connection = _connect(hosts, port)
+        self._centre = Peer(connection, 0, word={**place.word(), "host": hosts[0]})
         self._centre.say(rank=rank, host=place.host, password=password)
+        while not (words := self._centre.read()):  # so that from here on rank 0 knows this rank, whatever comes
+            if words is None:
+                connection.close()
+                raise ConnectionError("it does not take this rank in")
+        self._take(self._centre, words)
         connection.setblocking(False)
         self._peers.append(self._centre)
         # ranks that miss rank 0 do not all say so at once
@@ -296,6 +304,33 @@ class Spoke(Watch):
         if min(own, monotonic() - self._centre.left) > LEFT:
             self._abort(f"{self._centre.describe()}, {ENDED}")
         return True
+
+
+def _own_hosts() -> list[str]:
+    """What other machines may know this one by: its name, the addresses of it, and that on the way out.
+
+    In a pod of Kubernetes, and where no DNS knows the machines, others do not find the name.
+    """
+    name = socket.gethostname()
+    found = []
+    with suppress(OSError):
+        found += [str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.connect(("192.0.2.1", 9))  # nothing is sent; the address is one that RFC 5737 keeps for documents
+        found.append(out.getsockname()[0])
+    return list(dict.fromkeys([name, *(each for each in found if not ip_address(each).is_loopback)]))
+
+
+def _connect(hosts: list[str], port: int) -> socket.socket:
+    """Connect to the first of a machine's names that answers; the error is that of the first one, its own."""
+    near = ["127.0.0.1"] if hosts[0] == socket.gethostname() else []
+    errors = []
+    for host in [*near, *hosts]:
+        try:
+            return socket.create_connection((host, port), timeout=5)
+        except OSError as error:
+            errors.append(error)
+    raise errors[len(near)]
 
 
 def _readable(sockets: list[socket.socket]) -> list[socket.socket]:

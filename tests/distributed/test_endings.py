@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +61,23 @@ def test_what_ranks_cannot_do_is_reported_once(way, message):
     assert done.returncode != 0
     assert done.stderr.count(message) == 1, done.stderr
     assert done.stderr.count("gpunet: ") == 1
+
+
+def test_a_rank_that_mpi_cannot_end_ends_itself():
+    program = """
+from threading import Event
+from gpunet.distributed import mpi
+
+class World:
+    def Abort(self, status):
+        Event().wait()  # as where the launcher's machine is cut off
+
+mpi.ENDING, ranks = 0.2, object.__new__(mpi.MpiRanks)
+ranks._world, ranks._watch = World(), None
+ranks._abort_now("the reason", 1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (1, "the reason\n", "")
 
 
 def test_a_hook_that_stops_one_rank_alone_is_found(tmp_path):

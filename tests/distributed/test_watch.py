@@ -52,8 +52,7 @@ def watched(reasons, size=3):
 
     places = [Place(f"host{rank}") for rank in range(size)]
     centre = Centre(places[0], abort, size)
-    address = (socket.gethostname(), *centre.address[1:])
-    spokes = [Spoke(place, abort, rank, address) for rank, place in enumerate(places[1:], 1)]
+    spokes = [Spoke(place, abort, rank, centre.address) for rank, place in enumerate(places[1:], 1)]
     MADE.extend([centre, *spokes])
     return places, centre, spokes
 
@@ -190,6 +189,21 @@ def test_silence_is_noticed(reasons, monkeypatch):
     met(centre)
     monkeypatch.setattr(spokes[0], "_speak", lambda: None)
     assert "rank 1 on host1, last seen at its start, has not been heard of for" in waited(reasons)
+
+
+def test_ranks_find_a_machine_whose_name_they_do_not_know(reasons):
+    _, centre, _ = watched(reasons, size=1)
+    (name, *addresses), *rest = centre.address
+    assert name == socket.gethostname()
+    assert "127.0.0.1" not in addresses
+    for hosts in (["no-such-machine.invalid", "127.0.0.1"], ["127.0.0.1"]):
+        MADE.append(Spoke(Place("host1"), reasons.append, len(MADE), (hosts, *rest)))
+        assert len(centre._peers) == len(MADE) - 1  # it has been taken in, whatever comes now
+    with pytest.raises(OSError, match="Name or service not known|name resolution"):
+        Spoke(Place("host2"), reasons.append, 3, (["no-such-machine.invalid"], *rest))
+    with pytest.raises(ConnectionError, match="does not take this rank in"):
+        Spoke(Place("host2"), reasons.append, 3, (["127.0.0.1"], rest[0], "wrong"))
+    assert reasons == []
 
 
 def test_strangers_are_sent_away(reasons):

@@ -1,0 +1,96 @@
+"""Two machines on this one, for tests of runs over several: network namespaces with a link between them.
+
+Neither finds the other by its name, and all messages go over the link. It takes Linux, root and iproute2.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from helpers.ranks import MPIRUN
+
+LAUNCH = """#!/bin/sh
+# What mpirun calls in place of ssh: OPTIONS HOST COMMAND
+while :; do case $1 in -*) shift ;; *) break ;; esac; done
+machine={name}-${{1##*.}}; shift
+exec ip netns exec $machine unshare --uts sh -c "hostname $machine; cd '$PWD'; $*"
+"""
+
+
+def can_be_made():
+    """Whether this process may make network namespaces."""
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        return False
+    tried = f"gpunet-{os.getpid()}-tried"
+    made = subprocess.run(["ip", "netns", "add", tried], capture_output=True).returncode == 0
+    if made:
+        made = subprocess.run(["ip", "netns", "exec", tried, "unshare", "--uts", "true"]).returncode == 0
+        subprocess.run(["ip", "netns", "delete", tried], check=True)
+    return made
+
+
+class TwoMachines:
+    """A context in which there are two machines, of the numbers 1 and 2, with the addresses 10.9.0.1 and 10.9.0.2."""
+
+    def __init__(self, folder):
+        self.name = f"gpunet-{os.getpid()}"
+        self.launcher, self.log = Path(folder) / "launch", Path(folder) / "log"
+        self.launcher.write_text(LAUNCH.format(name=self.name))
+        self.launcher.chmod(0o755)
+
+    def __enter__(self):
+        try:
+            for machine in (1, 2):
+                ip("netns", "add", self.namespace(machine))
+            ends = ["wire", "netns", self.namespace(1)], ["wire", "netns", self.namespace(2)]
+            ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+            for machine in (1, 2):
+                self.on(machine, "address", "add", f"10.9.0.{machine}/24", "dev", "wire")
+                self.on(machine, "link", "set", "lo", "up")
+                self.on(machine, "link", "set", "wire", "up")
+            for machine in (1, 2):
+                self.on(machine, "route", "add", "default", "via", f"10.9.0.{3 - machine}")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for machine in (1, 2):
+            for process in self.processes(machine):
+                subprocess.run(["kill", "-9", str(process)], capture_output=True)
+            subprocess.run(["ip", "netns", "delete", self.namespace(machine)], capture_output=True)
+
+    def namespace(self, machine):
+        return f"{self.name}-{machine}"
+
+    def on(self, machine, *command):
+        """Have iproute2 change something on a machine."""
+        ip("-n", self.namespace(machine), *command)
+
+    def launch(self, ranks, *command):
+        """Start mpirun on machine 1, with every second rank on machine 2; `log` gets what is printed."""
+        hosts = ["-hosts", "10.9.0.1,10.9.0.2", "-launcher", "ssh", "-launcher-exec", str(self.launcher)]
+        variables = {
+            **os.environ,
+            "GPUNET_NUM_THREADS": "1",
+            "UCX_TLS": "tcp,self",  # else MPICH finds that the memory is the same
+            "RES_OPTIONS": "timeout:1 attempts:1",  # nobody answers when a name is asked for
+        }
+        mpirun = [MPIRUN, *hosts, "-n", str(ranks), *map(str, command)]
+        with open(self.log, "w") as log:
+            return subprocess.Popen([self.launcher, "10.9.0.1", *mpirun], env=variables, stdout=log, stderr=log)
+
+    def cut(self):
+        """Take the link between them down."""
+        self.on(2, "link", "set", "wire", "down")
+
+    def processes(self, machine):
+        """The processes of a machine."""
+        found = subprocess.run(["ip", "netns", "pids", self.namespace(machine)], capture_output=True, text=True)
+        return [int(each) for each in found.stdout.split()]
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True)
