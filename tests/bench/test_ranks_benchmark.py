@@ -25,7 +25,7 @@ def test_rank_0_writes_what_the_ranks_cost_each_other(tmp_path):
     assert found["command"].startswith("mpirun -n 2 gpunet bench ranks --nets lenet --batch 6 ")
     (row,) = found["rows"]
     assert row["case"] == {"net": "lenet", "batch": 6, "ranks": 2}
-    assert list(row["times"]) == ["overlapped", "blocking", "not added up"]
+    assert list(row["times"]) == ["overlapped", "blocking", "not added up", "each alone"]
     assert all(times["median_ms"] > 0 for times in row["times"].values())
     assert done.stdout.count("lenet 6 2:") == 1
     assert "; time blocking / overlapped: " in done.stdout

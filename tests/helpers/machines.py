@@ -1,12 +1,19 @@
 """Two machines on this one, for tests of runs over several: network namespaces with a link between them.
 
 Neither finds the other by its name, and all messages go over the link. It takes Linux, root and iproute2.
+
+    python tests/helpers/machines.py 1gbit 2 gpunet bench ranks     # two ranks, on machines with such a link
 """
 
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.ranks import MPIRUN
 
@@ -82,6 +89,14 @@ class TwoMachines:
         with open(self.log, "w") as log:
             return subprocess.Popen([self.launcher, "10.9.0.1", *mpirun], env=variables, stdout=log, stderr=log)
 
+    def slow_down(self, rate):
+        """Let the link carry no more than this, such as "1gbit" a second, in each direction."""
+        for machine in (1, 2):
+            limits = ["tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
+            subprocess.run(
+                ["tc", "-n", self.namespace(machine), "qdisc", "add", "dev", "wire", "root", *limits], check=True
+            )
+
     def cut(self):
         """Take the link between them down."""
         self.on(2, "link", "set", "wire", "down")
@@ -94,3 +109,15 @@ class TwoMachines:
 
 def ip(*arguments):
     subprocess.run(["ip", *arguments], check=True)
+
+
+def main(rate, ranks, *command):
+    with tempfile.TemporaryDirectory() as folder, TwoMachines(folder) as machines:
+        machines.slow_down(rate)
+        status = machines.launch(int(ranks), *command).wait()
+        print(machines.log.read_text(), end="")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

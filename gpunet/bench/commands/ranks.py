@@ -20,7 +20,7 @@ from gpunet.functional import cross_entropy
 from gpunet.train.eager import EagerStep
 from gpunet.version import __version__
 
-OURS, BLOCKING, ALONE = "overlapped", "blocking", "not added up"
+OURS, BLOCKING, UNADDED, ALONE = "overlapped", "blocking", "not added up", "each alone"
 SUMS = tuple(4 * 32**i for i in range(1, 6))
 """Bytes of the arrays whose sums alone are timed."""
 
@@ -40,12 +40,20 @@ class Blocking:
         return lambda: None
 
 
+class Unadded(Blocking):
+    """The same ranks, whose gradients stay their own; all else they tell each other as ever."""
+
+    def begin_add(self, array: np.ndarray) -> Callable[[], None]:
+        """Nothing."""
+        return lambda: None
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet bench ranks``."""
     parser.epilog = (
-        f"Three kinds of step take turns. {OURS}: gradients are added up over the ranks while the backward pass still "
-        f"runs, as a Trainer does it. {BLOCKING}: each sum is waited for where it begins. {ALONE}: each rank steps for "
-        "itself, with its share of the batch."
+        f"Four kinds of step take turns. {OURS}: gradients are added up over the ranks while the backward pass still "
+        f"runs, as a Trainer does it. {BLOCKING}: each sum is waited for where it begins. {UNADDED}: the ranks tell each "
+        f"other their results, but keep their gradients. {ALONE}: each steps for itself, with its share of the batch."
     )
     parser.add_argument(
         "--nets",
@@ -91,9 +99,9 @@ def run(options: Namespace) -> int:
 
 
 def _measured(ranks: Ranks, net: str, batch: int, options: Namespace) -> dict[str, Any]:
-    """A row of the record: the three kinds of step in turns."""
+    """A row of the record: the kinds of step take turns."""
     share = share_of(make_batch(net, batch), ranks.rank, ranks.size)
-    kinds: dict[str, Ranks] = {OURS: ranks, BLOCKING: Blocking(ranks), ALONE: Alone()}
+    kinds: dict[str, Ranks] = {OURS: ranks, BLOCKING: Blocking(ranks), UNADDED: Unadded(ranks), ALONE: Alone()}
     steps = {name: _step(net, kind) for name, kind in kinds.items()}
     for name in steps:  # which are not counted
         _turn(ranks, steps[name], share, 2)
