@@ -74,6 +74,8 @@ def world() -> Ranks:
         raise ImportError(
             f"{command} has launched {count} ranks, which take mpi4py: pip install 'gpunet[distributed]' ({error})"
         ) from error
+    except RuntimeError as error:  # of mpi4py, where it finds no library
+        raise BackendError(f"{command} has launched {count} ranks, but MPI does not start: {error}") from error
     if ranks.size != count:
         raise BackendError(
             f"{command} has launched {count} ranks, but MPI finds {ranks.size}: the launcher is not that of the MPI "

@@ -30,7 +30,7 @@ OPEN_MPI = "libmpi.so.40"
 GRACE = 2.0
 """Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
 ENDING = 5.0
-"""Seconds in which MPI must have ended this process."""
+"""Seconds that MPI may take to end this process, which ends itself then, with status 1."""
 HEAD = 128
 """Numbers of the message with which all named calls begin."""
 STDOUT, STDERR = 1, 2
@@ -53,6 +53,7 @@ class MpiRanks:
     """
 
     def __init__(self) -> None:
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)  # now, since an error may be that no more files can be opened
         # by a thread that needs no Python: MPI waits for the others without letting other threads run
         faulthandler.dump_traceback_later(float(os.environ.get(START, 25)), exit=True, file=STDERR)
         try:
@@ -62,7 +63,8 @@ class MpiRanks:
         sys.excepthook = self._end_by_error
         os.environ[SWITCH] = "0"  # what this process starts is no rank
         if not self.leads:
-            _drop_stdout()
+            sys.stdout.flush()
+            os.dup2(self._nowhere, STDOUT)  # for this process and what it starts
         if local_rank() and not sys.warnoptions:  # what concerns a machine, its first rank says
             warnings.simplefilter("ignore", append=True)  # behind the filters of the program
 
@@ -198,22 +200,19 @@ class MpiRanks:
         try:
             return Spoke(self._place, self._end, self.rank, address)
         except OSError as error:
-            hosts, port, _ = address
-            where = f"{' or '.join(hosts)}, port {port}"
-            self.abort(f"rank 0 does not answer at {where}: {error}; {PATIENCE}=0 does without its watch")
+            self.abort(f"rank 0 does not answer at port {address[1]}: {error}; {PATIENCE}=0 does without its watch")
 
     def _end(self, reason: str) -> NoReturn:
         """End all ranks at once, from any thread."""
         self._abort_now(f"gpunet: {reason} (reported by {self._who()})", 1)
 
     def _abort_now(self, reason: str, status: int) -> NoReturn:
+        # where the launcher cannot be reached, MPI waits for it for ever, and so does a full pipe of stderr
+        faulthandler.dump_traceback_later(ENDING, exit=True, file=self._nowhere)
         with suppress(OSError, ValueError):  # stderr may be closed
             print(reason, file=sys.stderr, flush=True)
         self.leave()  # so that nobody reports this end as a death
-        with open(os.devnull, "w") as nowhere:
-            # MPI waits for a launcher that cannot be reached, such as one on a machine that is cut off
-            faulthandler.dump_traceback_later(ENDING, exit=True, file=nowhere)
-            self._world.Abort(status)
+        self._world.Abort(status)
         os._exit(status)  # where MPI returns from it
 
     def _who(self) -> str:
@@ -221,14 +220,6 @@ class MpiRanks:
 
     def _end_by_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         self.abort("".join(traceback.format_exception(kind, error, trace)).rstrip())
-
-
-def _drop_stdout() -> None:
-    """Have this process, and what it starts, print on stdout for nobody."""
-    sys.stdout.flush()
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, STDOUT)
-    os.close(nothing)
 
 
 @cache

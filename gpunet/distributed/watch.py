@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import queue
 import secrets
 import selectors
 import socket
@@ -20,8 +21,9 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from math import inf
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NoReturn
 
@@ -34,6 +36,10 @@ LEFT = 8.0
 """Seconds that a rank waits for one whose program has ended; one that ends all ranks says so itself meanwhile."""
 LONGEST = 1 << 12
 """Bytes of a word, and more."""
+REACHED = 15.0
+"""Seconds in which a rank must have found rank 0."""
+SIOCGIFADDR = 0x8915
+"""Linux's request for the address of a network interface."""
 PATIENCE = "GPUNET_RANK_PATIENCE"
 """The environment variable with the seconds that ranks may wait for one that works; 1800 if it is not set.
 0 switches the watch off."""
@@ -177,7 +183,8 @@ class Watch:
         silence = monotonic() - peer.heard
         if silence > silent and not peer.word["left"]:
             self._abort(
-                f"{peer.describe()}, has not been heard of for {silence:.0f} s: it was stopped, or its code holds Python's lock"
+                f"{peer.describe()}, has not been heard of for {silence:.0f} s: it was stopped, "
+                "its code holds Python's lock, or its machine cannot be reached"
             )
 
 
@@ -193,6 +200,7 @@ class Centre(Watch):
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         self._server = socket.create_server(("", 0), family=family, backlog=size, dualstack_ipv6=both)
+        self._server.setblocking(False)
         self._password = secrets.token_hex(16)
         self.address = _own_hosts(), int(self._server.getsockname()[1]), self._password
         self._patience, self._size = patience(), size
@@ -203,8 +211,7 @@ class Centre(Watch):
         heard = {peer.socket: peer for peer in (*self._peers, *self._new)}
         for one in _readable([self._server, *heard]):
             if one is self._server:
-                self._new.append(Peer(self._server.accept()[0]))
-                self._new[-1].socket.setblocking(False)
+                self._accept()
             elif (peer := heard[one]) in self._new:
                 self._admit(peer)
             elif not self._hear(peer):
@@ -215,6 +222,13 @@ class Centre(Watch):
             self._check_heard(peer, SILENT)
         self._check_waiting()
         return True
+
+    def _accept(self) -> None:
+        """Accept all that have connected, since thousands may begin at once."""
+        with suppress(OSError):
+            while True:
+                self._new.append(Peer(self._server.accept()[0]))
+                self._new[-1].socket.setblocking(False)
 
     def _admit(self, peer: Peer) -> None:
         """Take a new peer in, if it knows the password."""
@@ -278,15 +292,7 @@ class Spoke(Watch):
     ) -> None:
         super().__init__(place, abort)
         hosts, port, password = address
-        connection = _connect(hosts, port)
-        self._centre = Peer(connection, 0, word={**place.word(), "host": hosts[0]})
-        self._centre.say(rank=rank, host=place.host, password=password)
-        while not (words := self._centre.read()):  # so that from here on rank 0 knows this rank, whatever comes
-            if words is None:
-                connection.close()
-                raise ConnectionError("it does not take this rank in")
-        self._take(self._centre, words)
-        connection.setblocking(False)
+        self._centre = _find(hosts, port, {"rank": rank, "host": place.host, "password": password})
         self._peers.append(self._centre)
         # ranks that miss rank 0 do not all say so at once
         self._silent = SILENT + 0.3 * (rank % 20)
@@ -307,30 +313,97 @@ class Spoke(Watch):
 
 
 def _own_hosts() -> list[str]:
-    """What other machines may know this one by: its name, the addresses of it, and that on the way out.
-
-    In a pod of Kubernetes, and where no DNS knows the machines, others do not find the name.
-    """
-    name = socket.gethostname()
+    """The name of this machine, and the addresses of its interfaces: where no DNS knows it, others have these alone."""
     found = []
+    with suppress(ImportError, OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        from fcntl import ioctl  # which Windows has not
+
+        for _, interface in socket.if_nameindex():
+            with suppress(OSError):  # it has no address
+                answer = ioctl(any_socket, SIOCGIFADDR, interface.encode().ljust(40, b"\0"))
+                found.append(socket.inet_ntoa(answer[20:24]))
     with suppress(OSError):
-        found += [str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
-        out.connect(("192.0.2.1", 9))  # nothing is sent; the address is one that RFC 5737 keeps for documents
-        found.append(out.getsockname()[0])
-    return list(dict.fromkeys([name, *(each for each in found if not ip_address(each).is_loopback)]))
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, _, _, scope, *_ = line.split()
+            if scope == "00":  # it is known beyond one link
+                found.append(str(IPv6Address(bytes.fromhex(digits))))
+    return [socket.gethostname(), *(each for each in found if not ip_address(each).is_loopback)]
 
 
-def _connect(hosts: list[str], port: int) -> socket.socket:
-    """Connect to the first of a machine's names that answers; the error is that of the first one, its own."""
+def _find(hosts: list[str], port: int, word: dict[str, Any]) -> Peer:
+    """Connect to rank 0 by the first of its machine's names and addresses where it answers.
+
+    They are tried side by side: some may lead to other machines, or nowhere, and a DNS may be silent.
+
+    Args:
+        word: what this rank says of itself.
+    Raises:
+        ConnectionError: rank 0 does not answer at any; it says what happened there.
+    """
+    end, errors, tries = monotonic() + REACHED, dict.fromkeys(hosts, "no answer"), _Tries()
     near = ["127.0.0.1"] if hosts[0] == socket.gethostname() else []
-    errors = []
-    for host in [*near, *hosts]:
+    tried = [*near, *hosts]
+    for host in tried:
+        threading.Thread(target=tries.connect, args=(host, port), daemon=True).start()
+    try:
+        while tried and (left := end - monotonic()) > 0:
+            with suppress(queue.Empty):
+                host, found = tries.done.get(timeout=left)
+                tried.remove(host)
+                peer = found if isinstance(found, Exception) else _greet(found, word, (end - monotonic()) / 2)
+                if isinstance(peer, Peer):
+                    return peer
+                errors[host] = str(peer)
+    finally:
+        tries.close()
+    raise ConnectionError(", ".join(f"{host}: {errors[host]}" for host in hosts))
+
+
+class _Tries:
+    """Connections that threads try to make."""
+
+    def __init__(self) -> None:
+        self.done: queue.Queue[tuple[str, socket.socket | Exception]] = queue.Queue()
+        self._lock, self._wanted = threading.Lock(), True
+
+    def connect(self, host: str, port: int) -> None:
+        """Try to connect, and put what that gave into `done`."""
+        found: socket.socket | Exception
         try:
-            return socket.create_connection((host, port), timeout=5)
-        except OSError as error:
-            errors.append(error)
-    raise errors[len(near)]
+            found = socket.create_connection((host, port), timeout=REACHED)
+        except (OSError, UnicodeError) as error:
+            found = error
+        with self._lock:
+            if self._wanted:
+                self.done.put((host, found))
+            elif isinstance(found, socket.socket):
+                found.close()
+
+    def close(self) -> None:
+        """Close the connections that nobody has taken, and those that are still to come."""
+        with self._lock:
+            self._wanted = False
+            while not self.done.empty():
+                found = self.done.get()[1]
+                if isinstance(found, socket.socket):
+                    found.close()
+
+
+def _greet(connection: socket.socket, word: dict[str, Any], seconds: float) -> Peer | Exception:
+    """Say who this is -> rank 0, which then knows this rank before anything can fail; or why it is not rank 0."""
+    peer = Peer(connection, 0)
+    try:
+        connection.settimeout(max(seconds, 0.1))
+        peer.say(**word)
+        while not (words := peer.read()):
+            if words is None:
+                raise ConnectionError("what listens there is not rank 0, or it does not answer")
+        peer.word = {**words[-1], "left": bool(words[-1]["left"])}
+        connection.setblocking(False)
+    except (OSError, ValueError, TypeError, KeyError) as error:  # of a stranger
+        connection.close()
+        return error
+    return peer
 
 
 def _readable(sockets: list[socket.socket]) -> list[socket.socket]:

@@ -8,11 +8,18 @@ import pytest
 from helpers.ranks import MPIRUN, needs_mpi
 
 from gpunet.bench.cli import main
+from gpunet.bench.commands.ranks import Unadded
+from gpunet.distributed import Alone
 
 
 def test_it_takes_several_ranks():
     with pytest.raises(ValueError, match="takes several ranks, such as mpirun -n 2"):
         main(["ranks"])
+
+
+def test_ranks_that_keep_their_gradients_do_not_compare_their_parameters():
+    assert Unadded(Alone()).gather("the checksum", 3) == [3]
+    assert Unadded(Alone()).size == 1
 
 
 @needs_mpi

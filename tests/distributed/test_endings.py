@@ -65,6 +65,8 @@ def test_what_ranks_cannot_do_is_reported_once(way, message):
 
 def test_a_rank_that_mpi_cannot_end_ends_itself():
     program = """
+import os
+import resource
 from threading import Event
 from gpunet.distributed import mpi
 
@@ -73,7 +75,8 @@ class World:
         Event().wait()  # as where the launcher's machine is cut off
 
 mpi.ENDING, ranks = 0.2, object.__new__(mpi.MpiRanks)
-ranks._world, ranks._watch = World(), None
+ranks._world, ranks._watch, ranks._nowhere = World(), None, os.open(os.devnull, os.O_WRONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))  # as where an error is that too many files are open
 ranks._abort_now("the reason", 1)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpunet import cores
-from gpunet.distributed import Alone, launch, world
+from gpunet.distributed import Alone, launch, mpi, world
 from gpunet.errors import BackendError
 
 
@@ -107,3 +107,15 @@ def test_a_rank_that_its_launcher_has_bound_takes_the_cores_that_it_has(unlaunch
     unlaunched.setattr(cores, "cores", lambda: 3)
     unlaunched.setattr(cores, "_has_cores_of_its_own", lambda: True)
     assert cores.own_cores() == 3
+
+
+def test_mpi_that_does_not_start_is_an_error_of_its_own(unlaunched):
+    def mpi_world():
+        raise RuntimeError("cannot load MPI library")
+
+    unlaunched.setenv("PMI_SIZE", "2")
+    unlaunched.setattr(mpi, "mpi_world", mpi_world)
+    with pytest.raises(
+        BackendError, match="mpirun has launched 2 ranks, but MPI does not start: cannot load MPI library"
+    ):
+        world()

@@ -1,6 +1,7 @@
 """The watch of the ranks, with all of them in one process."""
 
 import socket
+import threading
 import time
 
 import pytest
@@ -199,11 +200,52 @@ def test_ranks_find_a_machine_whose_name_they_do_not_know(reasons):
     for hosts in (["no-such-machine.invalid", "127.0.0.1"], ["127.0.0.1"]):
         MADE.append(Spoke(Place("host1"), reasons.append, len(MADE), (hosts, *rest)))
         assert len(centre._peers) == len(MADE) - 1  # it has been taken in, whatever comes now
-    with pytest.raises(OSError, match="Name or service not known|name resolution"):
-        Spoke(Place("host2"), reasons.append, 3, (["no-such-machine.invalid"], *rest))
-    with pytest.raises(ConnectionError, match="does not take this rank in"):
-        Spoke(Place("host2"), reasons.append, 3, (["127.0.0.1"], rest[0], "wrong"))
+    wrong = ["no-such-machine.invalid", "x" * 64, "127.0.0.1"]
+    with pytest.raises(ConnectionError, match=f"{wrong[0]}: .*, {wrong[1]}: .*, 127.0.0.1: .* is not rank 0"):
+        Spoke(Place("host2"), reasons.append, 3, (wrong, rest[0], "wrong"))
     assert reasons == []
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH\r\n", b"5\n", b"[]\n", b""])
+def test_strangers_at_one_of_the_addresses_are_passed_over(reasons, monkeypatch, said):
+    """Whatever they say, or if they are silent."""
+    monkeypatch.setattr(watch, "REACHED", 4.0)
+    _, centre, _ = watched(reasons, size=1)
+    _, port, password = centre.address
+    with socket.create_server(("127.0.0.2", 0)) as stranger:
+        connect = socket.create_connection
+        monkeypatch.setattr(
+            socket,
+            "create_connection",
+            lambda to, **options: connect(stranger.getsockname() if to[0] == "wrong" else to, **options),
+        )
+        begin = threading.Event()
+        monkeypatch.setattr(watch._Tries, "connect", ordered(watch._Tries.connect, begin))
+        answering = threading.Thread(target=answer, args=(stranger, said, begin))
+        answering.start()
+        MADE.append(Spoke(Place("host1"), reasons.append, 1, (["wrong", "127.0.0.1"], port, password)))
+        answering.join()
+    assert [peer.rank for peer in centre._peers] == [1]
+    assert reasons == []
+
+
+def ordered(connect, begin):
+    """Connects to all but the stranger only after that has been met."""
+
+    def run(tries, host, port):
+        if host != "wrong":
+            begin.wait(10)
+        connect(tries, host, port)
+
+    return run
+
+
+def answer(stranger, said, begin):
+    connection, _ = stranger.accept()
+    with connection:
+        begin.set()
+        connection.sendall(said)
+        time.sleep(0.5 if said else 2.5)
 
 
 def test_strangers_are_sent_away(reasons):

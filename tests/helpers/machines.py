@@ -6,10 +6,12 @@ Neither finds the other by its name, and all messages go over the link. It takes
 """
 
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -21,60 +23,60 @@ LAUNCH = """#!/bin/sh
 # What mpirun calls in place of ssh: OPTIONS HOST COMMAND
 while :; do case $1 in -*) shift ;; *) break ;; esac; done
 machine={name}-${{1##*.}}; shift
-exec ip netns exec $machine unshare --uts sh -c "hostname $machine; cd '$PWD'; $*"
+exec ip netns exec $machine unshare --uts sh -c "hostname $machine && cd '$PWD' && $*"
 """
 
 
-def can_be_made():
-    """Whether this process may make network namespaces."""
-    if shutil.which("ip") is None or shutil.which("unshare") is None:
-        return False
-    tried = f"gpunet-{os.getpid()}-tried"
-    made = subprocess.run(["ip", "netns", "add", tried], capture_output=True).returncode == 0
-    if made:
-        made = subprocess.run(["ip", "netns", "exec", tried, "unshare", "--uts", "true"]).returncode == 0
-        subprocess.run(["ip", "netns", "delete", tried], check=True)
-    return made
-
-
 class TwoMachines:
-    """A context in which there are two machines, of the numbers 1 and 2, with the addresses 10.9.0.1 and 10.9.0.2."""
+    """A context in which there are two machines, of the numbers 1 and 2, with the addresses 10.9.0.1 and 10.9.0.2.
+
+    An OSError or a CalledProcessError says that they cannot be made here.
+    """
 
     def __init__(self, folder):
         self.name = f"gpunet-{os.getpid()}"
         self.launcher, self.log = Path(folder) / "launch", Path(folder) / "log"
+        self.running = None
         self.launcher.write_text(LAUNCH.format(name=self.name))
         self.launcher.chmod(0o755)
 
     def __enter__(self):
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._remove)
             for machine in (1, 2):
-                ip("netns", "add", self.namespace(machine))
+                run("ip", "netns", "add", self.namespace(machine))
             ends = ["wire", "netns", self.namespace(1)], ["wire", "netns", self.namespace(2)]
-            ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+            run("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
             for machine in (1, 2):
                 self.on(machine, "address", "add", f"10.9.0.{machine}/24", "dev", "wire")
                 self.on(machine, "link", "set", "lo", "up")
                 self.on(machine, "link", "set", "wire", "up")
-            for machine in (1, 2):
-                self.on(machine, "route", "add", "default", "via", f"10.9.0.{3 - machine}")
-        except BaseException:
-            self.__exit__()
-            raise
+                run(self.launcher, f"10.9.0.{machine}", "true")
+            for machine in (1, 2):  # the link needs a moment
+                while "state UP" not in run("ip", "-n", self.namespace(machine), "link", "show", "wire"):
+                    time.sleep(0.01)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_):
+        self._stack.close()
+
+    def _remove(self):
         for machine in (1, 2):
-            for process in self.processes(machine):
-                subprocess.run(["kill", "-9", str(process)], capture_output=True)
+            while left := self.processes(machine):
+                for process in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", self.namespace(machine)], capture_output=True)
+        if self.running is not None:
+            self.running.wait()
 
     def namespace(self, machine):
         return f"{self.name}-{machine}"
 
     def on(self, machine, *command):
         """Have iproute2 change something on a machine."""
-        ip("-n", self.namespace(machine), *command)
+        run("ip", "-n", self.namespace(machine), *command)
 
     def launch(self, ranks, *command):
         """Start mpirun on machine 1, with every second rank on machine 2; `log` gets what is printed."""
@@ -83,11 +85,12 @@ class TwoMachines:
             **os.environ,
             "GPUNET_NUM_THREADS": "1",
             "UCX_TLS": "tcp,self",  # else MPICH finds that the memory is the same
-            "RES_OPTIONS": "timeout:1 attempts:1",  # nobody answers when a name is asked for
+            "UCX_NET_DEVICES": "wire",
         }
         mpirun = [MPIRUN, *hosts, "-n", str(ranks), *map(str, command)]
         with open(self.log, "w") as log:
-            return subprocess.Popen([self.launcher, "10.9.0.1", *mpirun], env=variables, stdout=log, stderr=log)
+            self.running = subprocess.Popen([self.launcher, "10.9.0.1", *mpirun], env=variables, stdout=log, stderr=log)
+        return self.running
 
     def slow_down(self, rate):
         """Let the link carry no more than this, such as "1gbit" a second, in each direction."""
@@ -107,8 +110,8 @@ class TwoMachines:
         return [int(each) for each in found.stdout.split()]
 
 
-def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True)
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def main(rate, ranks, *command):

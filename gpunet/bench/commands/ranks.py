@@ -47,13 +47,17 @@ class Unadded(Blocking):
         """Nothing."""
         return lambda: None
 
+    def gather(self, what: str, value: Any) -> list[Any]:
+        """This rank's value alone: checksums of the parameters, which do not stay alike."""
+        return [value]
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet bench ranks``."""
     parser.epilog = (
         f"Four kinds of step take turns. {OURS}: gradients are added up over the ranks while the backward pass still "
         f"runs, as a Trainer does it. {BLOCKING}: each sum is waited for where it begins. {UNADDED}: the ranks tell each "
-        f"other their results, but keep their gradients. {ALONE}: each steps for itself, with its share of the batch."
+        f"other their results, but keep their gradients. {ALONE}: each rank steps for itself, with its share of the batch."
     )
     parser.add_argument(
         "--nets",
