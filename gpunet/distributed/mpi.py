@@ -20,8 +20,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from gpunet.cores import local_rank
+from gpunet.distributed.peers import Place
 from gpunet.distributed.ranks import SWITCH
-from gpunet.distributed.watch import PATIENCE, Centre, Place, Spoke, Watch, patience
+from gpunet.distributed.watch import PATIENCE, Centre, Spoke, Watch, patience
 
 START = "GPUNET_RANK_START"
 """The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""

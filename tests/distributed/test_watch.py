@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from gpunet.distributed import watch
-from gpunet.distributed.watch import Centre, Place, Spoke
+from gpunet.distributed import peers, watch
+from gpunet.distributed.peers import Place
+from gpunet.distributed.watch import Centre, Spoke
 
 MADE = []
 
@@ -209,7 +210,7 @@ def test_ranks_find_a_machine_whose_name_they_do_not_know(reasons):
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH\r\n", b"5\n", b"[]\n", b""])
 def test_strangers_at_one_of_the_addresses_are_passed_over(reasons, monkeypatch, said):
     """Whatever they say, or if they are silent."""
-    monkeypatch.setattr(watch, "REACHED", 4.0)
+    monkeypatch.setattr(peers, "REACHED", 4.0)
     _, centre, _ = watched(reasons, size=1)
     _, port, password = centre.address
     with socket.create_server(("127.0.0.2", 0)) as stranger:
@@ -220,7 +221,7 @@ def test_strangers_at_one_of_the_addresses_are_passed_over(reasons, monkeypatch,
             lambda to, **options: connect(stranger.getsockname() if to[0] == "wrong" else to, **options),
         )
         begin = threading.Event()
-        monkeypatch.setattr(watch._Tries, "connect", ordered(watch._Tries.connect, begin))
+        monkeypatch.setattr(peers._Tries, "connect", ordered(peers._Tries.connect, begin))
         answering = threading.Thread(target=answer, args=(stranger, said, begin))
         answering.start()
         MADE.append(Spoke(Place("host1"), reasons.append, 1, (["wrong", "127.0.0.1"], port, password)))
