@@ -52,9 +52,11 @@ class TwoMachines:
                 self.on(machine, "link", "set", "lo", "up")
                 self.on(machine, "link", "set", "wire", "up")
                 run(self.launcher, f"10.9.0.{machine}", "true")
-            for machine in (1, 2):  # the link needs a moment
-                while "state UP" not in run("ip", "-n", self.namespace(machine), "link", "show", "wire"):
-                    time.sleep(0.01)
+            end = time.monotonic() + 10
+            while not all(self.linked(machine) for machine in (1, 2)):
+                if time.monotonic() > end:
+                    raise OSError("the link between two network namespaces does not come up")
+                time.sleep(0.01)
             self._stack = stack.pop_all()
         return self
 
@@ -77,6 +79,9 @@ class TwoMachines:
     def on(self, machine, *command):
         """Have iproute2 change something on a machine."""
         run("ip", "-n", self.namespace(machine), *command)
+
+    def linked(self, machine):
+        return "state UP" in run("ip", "-n", self.namespace(machine), "link", "show", "wire")
 
     def launch(self, ranks, *command):
         """Start mpirun on machine 1, with every second rank on machine 2; `log` gets what is printed."""
