@@ -31,7 +31,7 @@ PAGES = [*sorted(DOCS.rglob("*.md")), *(page for page in TOP_LEVEL if page.exist
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 IN_A_CHECKOUT = ("gpunet", "kernels", "tests", "examples", "benchmarks", "pyproject.toml", "README.md")
 CACHES = shutil.ignore_patterns("__pycache__")
-LANGUAGES = ("python", "py", "sh", "text", "output", "cuda", "json", "ini")
+LANGUAGES = ("python", "py", "sh", "text", "output", "cuda", "json", "ini", "dockerfile", "yaml")
 """What a block can be. Of these, python and sh are run; py is the program of another framework."""
 ROOMS = (
     "gpunet", "gpunet.arrays", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop",
