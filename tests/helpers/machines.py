@@ -101,9 +101,7 @@ class TwoMachines:
         """Let the link carry no more than this, such as "1gbit" a second, in each direction."""
         for machine in (1, 2):
             limits = ["tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
-            subprocess.run(
-                ["tc", "-n", self.namespace(machine), "qdisc", "add", "dev", "wire", "root", *limits], check=True
-            )
+            run("tc", "-n", self.namespace(machine), "qdisc", "add", "dev", "wire", "root", *limits)
 
     def cut(self):
         """Take the link between them down."""
